@@ -1,0 +1,167 @@
+"""Frozen, validated configuration. Durations are `"500ms" "10s" "5min"`, `timedelta`, or float seconds."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Literal
+
+from flinkray.errors import ConfigError
+
+Duration = str | float | int | timedelta
+
+_UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*")
+
+JOB_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+MAX_PARALLELISM = 32768
+
+
+def duration_us(value: Duration, what: str = "duration") -> int:
+    """The duration in whole microseconds; raises ConfigError naming `what` when it is no duration or negative."""
+    if isinstance(value, timedelta):
+        micros = round(value / timedelta(microseconds=1))
+    elif isinstance(value, str):
+        match = _DURATION.fullmatch(value)
+        if match is None or match[2] not in _UNITS_S:
+            raise ConfigError(f"{what}: {value!r} is no duration; write it like '500ms', '10s', '5min'")
+        micros = round(float(match[1]) * _UNITS_S[match[2]] * 1e6)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        micros = round(value * 1e6)
+    else:
+        raise ConfigError(f"{what}: {value!r} is no duration; write it like '500ms', '10s', '5min'")
+    if micros < 0:
+        raise ConfigError(f"{what}: {value!r} is negative")
+    return micros
+
+
+def duration_s(value: Duration, what: str = "duration") -> float:
+    """The duration in seconds."""
+    return duration_us(value, what) / 1e6
+
+
+@dataclass(frozen=True)
+class KeyFile:
+    """A key kept in a file (made by `flinkray keys generate`)."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class KeyEnv:
+    """A key kept in an environment variable, base64."""
+
+    variable: str
+
+
+KeyConfig = KeyFile | KeyEnv
+
+
+def default_storage() -> str:
+    return "file://" + os.path.join(flinkray_home(), "checkpoints")
+
+
+def flinkray_home() -> str:
+    """`~/.flinkray`, or FLINKRAY_HOME."""
+    return os.environ.get("FLINKRAY_HOME") or os.path.join(os.path.expanduser("~"), ".flinkray")
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """When and where checkpoints are taken. `interval=None` takes only the final one."""
+
+    interval: Duration | None = "10s"
+    storage: str = field(default_factory=default_storage)
+    min_pause: Duration = "500ms"
+    timeout: Duration = "10min"
+    retained: int = 3
+    key: KeyConfig | None = None
+    storage_options: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.interval is not None and duration_us(self.interval, "Checkpointing.interval") < 10_000:
+            raise ConfigError(f"Checkpointing.interval: {self.interval!r} is under 10ms")
+        duration_us(self.min_pause, "Checkpointing.min_pause")
+        duration_us(self.timeout, "Checkpointing.timeout")
+        if self.retained < 1:
+            raise ConfigError(f"Checkpointing.retained: {self.retained} is under 1")
+        if "://" not in self.storage:
+            raise ConfigError(f"Checkpointing.storage: {self.storage!r} is no URI; write file:///path or s3://bucket/prefix")
+
+
+@dataclass(frozen=True)
+class RestartStrategy:
+    """What to do after a failure. `attempts=None` never gives up."""
+
+    initial: Duration = "100ms"
+    maximum: Duration = "60s"
+    attempts: int | None = None
+
+    @classmethod
+    def exponential_delay(cls, initial: Duration = "100ms", maximum: Duration = "60s", attempts: int | None = None) -> RestartStrategy:
+        """Wait `initial`, then twice as long after each failure up to `maximum`; calm for a while starts anew."""
+        return cls(initial, maximum, attempts)
+
+    @classmethod
+    def none(cls) -> RestartStrategy:
+        """Fail the job at the first failure."""
+        return cls(attempts=0)
+
+
+@dataclass(frozen=True)
+class HighAvailability:
+    """Standby JobManagers and zones (standbys and zones are not acted on yet: see README, "not yet")."""
+
+    standbys: int = 1
+    lease: Duration = "2s"
+    zone_label: str = "ray.io/availability-zone"
+    zones: Literal["spread", "require", "ignore"] = "spread"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a job takes of the cluster."""
+
+    spare_task_managers: int = 1
+    cpus_per_slot: float = 1
+
+    def __post_init__(self) -> None:
+        if self.spare_task_managers < 0:
+            raise ConfigError("Resources.spare_task_managers is negative")
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """Everything about a run that is not its graph."""
+
+    name: str
+    parallelism: int = 1
+    max_parallelism: int = 128
+    runtime: Literal["ray", "local"] = "ray"
+    checkpointing: Checkpointing | None = field(default_factory=Checkpointing)
+    """None: no storage at all, a failure starts from the beginning (`collect`)."""
+    restart: RestartStrategy = field(default_factory=RestartStrategy)
+    high_availability: HighAvailability = field(default_factory=HighAvailability)
+    resources: Resources = field(default_factory=Resources)
+    batch_rows: int = 65536
+    buffer_timeout: Duration = "5ms"
+    heartbeat_timeout: Duration = "3s"
+    orphan_timeout: Duration = "5min"
+    restore: str = "latest"
+    allow_non_restored_state: bool = False
+    allow_repeated_output: bool = False
+    detached: bool = False
+
+    def __post_init__(self) -> None:
+        if not JOB_NAME.fullmatch(self.name):
+            raise ConfigError(f"job name {self.name!r}: use 1 to 128 of A-Z a-z 0-9 _ . -")
+        if not 1 <= self.max_parallelism <= MAX_PARALLELISM:
+            raise ConfigError(f"max_parallelism {self.max_parallelism} is not in 1..{MAX_PARALLELISM}")
+        if not 1 <= self.parallelism <= self.max_parallelism:
+            raise ConfigError(f"parallelism {self.parallelism} is not in 1..max_parallelism ({self.max_parallelism})")
+        if self.runtime not in ("ray", "local"):
+            raise ConfigError(f"runtime {self.runtime!r}: 'ray' or 'local'")
+        if not 1 <= self.batch_rows <= 4_194_304:
+            raise ConfigError(f"batch_rows {self.batch_rows} is not in 1..4194304")
