@@ -73,7 +73,9 @@ class OperatorSpec:
     params: Mapping[str, Any]
     routes: tuple[Route, ...]
     output_schema: pa.Schema | None
-    """Schema of the main output with hidden columns; None where only the first batch will tell."""
+    """Schema of the main output, exactly: visible columns, then hidden ones; None where only the first batch will tell."""
+    notes: tuple[str, ...] = ()
+    """What the planner did here, for `explain()`."""
 
 
 @dataclass(frozen=True)
