@@ -95,6 +95,12 @@ class Operator(ABC):
 
     context: OperatorContext
 
+    generates_watermarks: bool = False
+    """The chain asks `output_watermark_us` after `on_watermark` and every `process`, and forwards an answer that has grown."""
+
+    idle: bool = False
+    """Of an operator that generates watermarks: no row came for long, it holds nobody back (`Watermark(idle=True)`)."""
+
     def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
         """Called once before any row. `restored` is empty on a fresh start. Override and call super().open(...)."""
         self.context = context
@@ -105,6 +111,10 @@ class Operator(ABC):
 
     def on_watermark(self, watermark_us: int, out: Output) -> None:
         """Event time has reached `watermark_us`: no row at or before it will come. Only called when it grows."""
+
+    def output_watermark_us(self, input_us: int) -> int:
+        """The watermark to forward when the inputs stand at `input_us`; never goes back."""
+        return input_us
 
     def on_end(self, out: Output) -> None:
         """All inputs have ended (a final watermark of MAX_WATERMARK was given before)."""
