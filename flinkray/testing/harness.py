@@ -1,4 +1,4 @@
-"""Drive one operator by hand, without a job: rows and watermarks in, a table out, snapshots, restores at any parallelism.
+"""Drive one operator by hand, without a job: rows and watermarks in, a table out, snapshots and restores as well.
 
     harness = OperatorHarness(FilterOperator(predicate=col("price") > 100), input_schemas=schema)
     harness.rows([{"price": 50}, {"price": 150}])
