@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from flinkray.state.jit import njit
@@ -42,7 +44,7 @@ def radix_sort_by_first(first: np.ndarray, second: np.ndarray, first_out: np.nda
     spread = np.uint64(largest) - np.uint64(smallest)
     count = len(first)
     ends = np.empty(_DIGITS, np.int64)
-    shift = np.uint64(0)
+    shift: Any = np.uint64(0)
     moved = False
     while shift < 64 and (spread >> shift) > 0:
         ends[:] = 0
