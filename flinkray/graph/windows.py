@@ -94,3 +94,7 @@ class WatermarkStrategy:
     def with_idleness(self, after: Duration) -> WatermarkStrategy:
         """Splits and channels without a row for `after` no longer hold the watermark."""
         return WatermarkStrategy(self.column, self.delay_us, duration_us(after, "with_idleness"), self.on_null)
+
+    def describe(self) -> str:
+        behind = f", {_text(self.delay_us)} behind" if self.delay_us else ""
+        return f"{self.column}{behind}"

@@ -1,0 +1,64 @@
+"""Options of `flinkray run`, which override the code. They come to the job script in an environment variable, as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from flinkray.config import JobConfig
+from flinkray.errors import ConfigError
+
+VARIABLE = "FLINKRAY_RUN_OPTIONS"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """None: not given, the code's own value holds."""
+
+    name: str | None = None
+    parallelism: int | None = None
+    runtime: str | None = None
+    storage: str | None = None
+    checkpoint_interval: str | float | None = None
+    restore: str | None = None
+    allow_non_restored_state: bool | None = None
+    allow_repeated_output: bool | None = None
+    detach: bool | None = None
+
+    @classmethod
+    def from_environment(cls) -> RunOptions:
+        text = os.environ.get(VARIABLE)
+        if not text:
+            return cls()
+        try:
+            given = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"{VARIABLE} is no JSON: {error}") from error
+        known = {field.name for field in fields(cls)}
+        if not isinstance(given, dict) or not given.keys() <= known:
+            raise ConfigError(f"{VARIABLE} is {text}; it is an object of {', '.join(sorted(known))}")
+        return cls(**given)
+
+    def to_json(self) -> str:
+        """For the variable: only what was given."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return json.dumps({name: value for name, value in values.items() if value is not None})
+
+    def apply(self, config: JobConfig) -> JobConfig:
+        """The configuration with what was given on the command line."""
+        changes: dict[str, Any] = {
+            "name": self.name,
+            "parallelism": self.parallelism,
+            "runtime": self.runtime,
+            "restore": self.restore,
+            "allow_non_restored_state": self.allow_non_restored_state,
+            "allow_repeated_output": self.allow_repeated_output,
+            "detached": self.detach,
+        }
+        if config.checkpointing is not None:
+            given = {"storage": self.storage, "interval": self.checkpoint_interval}
+            given = {name: value for name, value in given.items() if value is not None}
+            changes["checkpointing"] = replace(config.checkpointing, **given) if given else None
+        return replace(config, **{name: value for name, value in changes.items() if value is not None})

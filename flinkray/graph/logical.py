@@ -1,0 +1,219 @@
+"""What the user asked for: a DAG of frozen nodes whose row types are resolved when each is made.
+
+Nodes are made by `graph.resolve`, which checks them, so that a mistake is reported at the user's own line. Two nodes are never
+equal: a stream that is used twice is one node with two consumers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from flinkray.columns import CHANGE, EVENT_TIME
+from flinkray.connectors.base import DEAD_LETTER, Sink, Source
+from flinkray.expressions import Expression
+from flinkray.graph.aggregates import Aggregate
+from flinkray.graph.windows import WatermarkStrategy, Window
+
+DEAD_LETTER_TAG = "dead_letter"
+"""Side output of a source with `on_error="dead_letter"`."""
+
+Emit = str | float
+"""`"batch" "row" "final"`, or the least seconds between two answers of a key."""
+
+
+@dataclass(frozen=True)
+class RowType:
+    """What the rows of a stream look like."""
+
+    schema: pa.Schema | None
+    """Visible columns; None after a function that does not declare them."""
+    event_time: bool = False
+    """Rows carry the hidden event time."""
+    change_key: tuple[str, ...] | None = None
+    """The columns that identify a row which later rows may replace; None: rows are only ever added."""
+
+    @property
+    def changelog(self) -> bool:
+        return self.change_key is not None
+
+    def names(self) -> tuple[str, ...]:
+        return () if self.schema is None else tuple(self.schema.names)
+
+    def physical(self) -> pa.Schema | None:
+        """Visible columns, then hidden ones: how the rows travel. None when unknown."""
+        if self.schema is None:
+            return None
+        hidden = [pa.field(EVENT_TIME, pa.int64(), nullable=False)] if self.event_time else []
+        hidden += [pa.field(CHANGE, pa.int8(), nullable=False)] if self.changelog else []
+        return pa.schema([*self.schema, *hidden])
+
+
+@dataclass
+class Label:
+    """What may be said of a node after it was made: `stream.uid("x")`. The only part of the plan that is not frozen."""
+
+    uid: str | None = None
+    name: str | None = None
+    parallelism: int | None = None
+
+
+_serials = itertools.count()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LogicalNode:
+    """One step of the plan. `serial` grows with time, so sorting by it is a topological order."""
+
+    inputs: tuple[LogicalNode, ...]
+    rows: RowType
+    label: Label = field(default_factory=Label)
+    serial: int = field(default_factory=lambda: next(_serials))
+
+    kind: ClassVar[str]
+    operator: ClassVar[bool] = True
+    """False: only says how rows travel, and cannot have a uid."""
+    stateful: ClassVar[bool] = False
+    """Keeps something in checkpoints that a restore finds by uid."""
+
+    def side_outputs(self) -> Mapping[str, RowType]:
+        return {}
+
+    @property
+    def display_name(self) -> str:
+        return self.label.name or self.label.uid or self.kind
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SourceNode(LogicalNode):
+    kind: ClassVar[str] = "source"
+    stateful: ClassVar[bool] = True
+
+    source: Source
+    watermark: WatermarkStrategy | None
+
+    def side_outputs(self) -> Mapping[str, RowType]:
+        if getattr(self.source, "on_error", None) != DEAD_LETTER_TAG:
+            return {}
+        return {DEAD_LETTER_TAG: RowType(DEAD_LETTER)}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FilterNode(LogicalNode):
+    kind: ClassVar[str] = "filter"
+
+    predicate: Expression
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ProjectNode(LogicalNode):
+    kind: ClassVar[str] = "select"
+
+    columns: tuple[tuple[str, Expression], ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FunctionNode(LogicalNode):
+    """`filter_fn`, `map`, `flat_map` or `map_batches`: user code, which may look at every column."""
+
+    function_kind: str
+    function: Callable[..., Any]
+    parameters: Mapping[str, Any]
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        return self.function_kind
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WatermarkNode(LogicalNode):
+    kind: ClassVar[str] = "assign_watermarks"
+
+    watermark: WatermarkStrategy
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class UnionNode(LogicalNode):
+    kind: ClassVar[str] = "union"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RebalanceNode(LogicalNode):
+    kind: ClassVar[str] = "rebalance"
+    operator: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SideOutputNode(LogicalNode):
+    kind: ClassVar[str] = "side_output"
+    operator: ClassVar[bool] = False
+
+    tag: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class KeyedNode(LogicalNode):
+    """What window aggregates, running aggregates and top n have in common."""
+
+    stateful: ClassVar[bool] = True
+
+    keys: tuple[str, ...]
+    """Empty: all rows are one group."""
+    window: Window | None = None
+    lateness_us: int = 0
+    late_tag: str | None = None
+
+    def side_outputs(self) -> Mapping[str, RowType]:
+        return {} if self.late_tag is None else {self.late_tag: self.inputs[0].rows}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AggregateNode(KeyedNode):
+    """Aggregates per key, and per window if there is one."""
+
+    kind: ClassVar[str] = "aggregate"
+
+    aggregates: tuple[Aggregate, ...]
+    arguments: tuple[tuple[str, Expression], ...] = ()
+    """Columns to be computed first, because an aggregate was given an expression."""
+    emit: Emit = "final"
+    """When running answers are given; windows answer when they end."""
+
+    def columns_used(self) -> frozenset[str]:
+        """Columns of the input that the aggregates and keys are made of."""
+        computed = {name for name, _ in self.arguments}
+        plain = {name for a in self.aggregates for name in (a.column, a.by) if name is not None and name not in computed}
+        return frozenset(plain | set(self.keys)).union(*(e.columns() for _, e in self.arguments))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TopNNode(KeyedNode):
+    """The `n` rows of each window (and key) that are first by `by`; rows that tie with the last of them are kept."""
+
+    kind: ClassVar[str] = "top_n"
+
+    by: tuple[tuple[str, str], ...]
+    n: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SinkNode(LogicalNode):
+    kind: ClassVar[str] = "sink"
+
+    sink: Sink
+
+
+def reachable(sinks: Iterable[LogicalNode]) -> tuple[LogicalNode, ...]:
+    """Every node that the sinks need, inputs before consumers."""
+    found: dict[int, LogicalNode] = {}
+    pending = list(sinks)
+    while pending:
+        node = pending.pop()
+        if node.serial not in found:
+            found[node.serial] = node
+            pending.extend(node.inputs)
+    return tuple(found[serial] for serial in sorted(found))

@@ -1,0 +1,105 @@
+"""Projection pushdown: from the sinks up, which columns of each stream somebody needs, and who needs the event time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from flinkray.graph.logical import (
+    AggregateNode,
+    FilterNode,
+    FunctionNode,
+    KeyedNode,
+    LogicalNode,
+    ProjectNode,
+    RowType,
+    SideOutputNode,
+    SinkNode,
+    SourceNode,
+    TopNNode,
+    WatermarkNode,
+)
+
+OutputKey = tuple[int, str | None]
+"""A node's serial and the tag of its output (None: the main one)."""
+
+ORDERED_BY_TIME = frozenset({"first", "last"})
+"""Aggregates that look at the event time of a row where it has one."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What consumers use of a stream's rows. `columns=None` is all of them, where they are not known by name."""
+
+    columns: frozenset[str] | None = frozenset()
+    event_time: bool = False
+
+    def __or__(self, other: Need) -> Need:
+        columns = None if self.columns is None or other.columns is None else self.columns | other.columns
+        return Need(columns, self.event_time or other.event_time)
+
+    def with_columns(self, names: frozenset[str]) -> Need:
+        return self | Need(names)
+
+
+def all_columns(rows: RowType, event_time: bool = False) -> Need:
+    return Need(None if rows.schema is None else frozenset(rows.schema.names), event_time)
+
+
+def kept(rows: RowType, need: Need) -> tuple[str, ...]:
+    """Names of the known columns that are kept, in the stream's order. A row that nobody looks into keeps one column, so that it still counts."""
+    if need.columns is None:
+        return rows.names()
+    names = tuple(name for name in rows.names() if name in need.columns)
+    return names if names or need.event_time or rows.changelog else rows.names()[:1]
+
+
+def needs(nodes: Sequence[LogicalNode]) -> dict[OutputKey, Need]:
+    """What is needed of every output; `nodes` in topological order."""
+    found: dict[OutputKey, Need] = {}
+    for node in reversed(nodes):
+        for key, need in _asks(node, found):
+            found[key] = found.get(key, Need()) | need
+    return found
+
+
+def _asks(node: LogicalNode, found: Mapping[OutputKey, Need]) -> Iterator[tuple[OutputKey, Need]]:
+    """What a node asks of its inputs' outputs."""
+    if isinstance(node, SourceNode):
+        return
+    need = found.get((node.serial, None), Need())
+    if isinstance(node, SideOutputNode):
+        yield (node.inputs[0].serial, node.tag), need
+        return
+    for stream in node.inputs:
+        yield (stream.serial, None), input_need(node, need, found)
+
+
+def input_need(node: LogicalNode, need: Need, found: Mapping[OutputKey, Need]) -> Need:
+    """What `node` uses of its input's rows when `need` is used of its own."""
+    match node:
+        case FilterNode():
+            return need.with_columns(node.predicate.columns())
+        case ProjectNode():
+            used = set(kept(node.rows, need)) if node.rows.schema is not None else {name for name, _ in node.columns}
+            columns = [expression.columns() for name, expression in node.columns if name in used]
+            return Need(frozenset().union(*columns), need.event_time)
+        case FunctionNode():
+            return all_columns(node.inputs[0].rows, need.event_time)
+        case WatermarkNode():
+            return Need(need.columns).with_columns(frozenset({node.watermark.column}))
+        case AggregateNode():
+            timed = node.window is not None or any(a.function in ORDERED_BY_TIME for a in node.aggregates)
+            return _late(node, found) | Need(node.columns_used(), timed and node.inputs[0].rows.event_time)
+        case TopNNode():
+            through = frozenset(node.inputs[0].rows.names()) & frozenset(kept(node.rows, need))
+            order = frozenset(name for name, _ in node.by)
+            return _late(node, found) | Need(through.union(order, node.keys), event_time=True)
+        case SinkNode():
+            return all_columns(node.inputs[0].rows)
+        case _:  # union, rebalance
+            return Need(need.columns and frozenset(kept(node.rows, need)), need.event_time)
+
+
+def _late(node: KeyedNode, found: Mapping[OutputKey, Need]) -> Need:
+    return found.get((node.serial, node.late_tag), Need()) if node.late_tag is not None else Need()
