@@ -1,0 +1,57 @@
+"""When a snapshot may be a delta, and what must be in it.
+
+State is stamped with the current generation when it changes; every snapshot closes a generation. A delta on top of a base holds
+what was changed after the generation that the base closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+_LONGEST_CHAIN = 16
+_WASTE_FACTOR = 2
+
+
+@dataclass(frozen=True)
+class _Taken:
+    generation: int
+    chunks: int
+    rows: int
+
+
+class DeltaHistory:
+    """The snapshots of one named state on which a delta may still build."""
+
+    def __init__(self) -> None:
+        self.generation = 1
+        """Stamp for what changes now; 0 is for what was restored."""
+        self._taken: dict[int, _Taken] = {}
+
+    def restored(self, checkpoint_id: int | None, chain: Sequence[pa.Table]) -> None:
+        """State went on from this subtask's own chain: a delta may build on it."""
+        if checkpoint_id is not None:
+            self._taken[checkpoint_id] = _Taken(0, len(chain), sum(table.num_rows for table in chain))
+
+    def changed_since(self, base_id: int | None) -> int | None:
+        """Things with a generation above this one changed since the base. None: there is no delta on it.
+
+        Bases never go back: snapshots older than `base_id` are forgotten.
+        """
+        if base_id is None or base_id not in self._taken:
+            return None
+        self._taken = {taken: value for taken, value in self._taken.items() if taken >= base_id}
+        return self._taken[base_id].generation
+
+    def worth_a_delta(self, base_id: int, rows: int, live_rows: int) -> bool:
+        """False when a chain with `rows` more would be too long, or mostly rows that later ones have replaced."""
+        base = self._taken[base_id]
+        return base.chunks < _LONGEST_CHAIN and base.rows + rows <= _WASTE_FACTOR * live_rows + 1024
+
+    def close(self, checkpoint_id: int, rows: int, base_id: int | None) -> None:
+        """A snapshot of `rows` was taken, as a delta on `base_id` or in full; what changes now is newer."""
+        base = self._taken[base_id] if base_id is not None else _Taken(0, 0, 0)
+        self._taken[checkpoint_id] = _Taken(self.generation, base.chunks + (rows > 0), base.rows + rows)
+        self.generation += 1
