@@ -1,0 +1,242 @@
+"""The TaskManager's decisions, pure: which commands to obey, which to drop, what to answer when asked twice.
+
+    IDLE --Deploy--> DEPLOYING --built--> READY --Start--> RUNNING
+      ^                 |                   |                 |
+      +----Stop---------+-------------------+-----------------+   (any failure: FAILED, until the next Deploy or Stop)
+
+A command of an older epoch or attempt is dropped (rules 8 and 12); one that was obeyed already is answered again and not obeyed again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from flinkray.core.messages import (
+    Abort,
+    Aborted,
+    Acknowledged,
+    CheckpointDeclined,
+    Command,
+    Committed,
+    Deploy,
+    Notify,
+    Ready,
+    Report,
+    ReportBody,
+    Running,
+    SlotEnded,
+    Start,
+    Stop,
+    TaskFailed,
+    Trigger,
+    Triggered,
+)
+from flinkray.errors import ProtocolError
+from flinkray.ids import Epoch
+
+
+class TaskManagerState(Enum):
+    IDLE = "idle"
+    DEPLOYING = "deploying"
+    READY = "ready"
+    RUNNING = "running"
+    FAILED = "failed"
+
+
+# -- events from the shell (besides Command) -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Built:
+    """BuildTasks is done."""
+
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Something the tasks of `attempt` did that the JobManager must hear; dropped when the attempt is over."""
+
+    attempt: int
+    body: ReportBody
+
+
+# -- commands to the shell --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BuildTasks:
+    attempt: int
+    deploy: Deploy
+
+
+@dataclass(frozen=True)
+class CloseTasks:
+    """Drop the tasks, their channels and their uploads."""
+
+
+@dataclass(frozen=True)
+class StartTasks:
+    pass
+
+
+@dataclass(frozen=True)
+class InjectBarrier:
+    checkpoint: int
+    base: int | None
+    store: bool
+
+
+@dataclass(frozen=True)
+class AbandonCheckpoint:
+    checkpoint: int
+
+
+@dataclass(frozen=True)
+class CommitUpTo:
+    checkpoint: int
+
+
+@dataclass(frozen=True)
+class Tell:
+    report: Report
+
+
+Effect = BuildTasks | CloseTasks | StartTasks | InjectBarrier | AbandonCheckpoint | CommitUpTo | Tell
+
+
+@dataclass
+class TaskManagerCore:
+    """`step(event) -> effects`. One per TaskManager process."""
+
+    instance: str
+    state: TaskManagerState = TaskManagerState.IDLE
+    epoch: Epoch | None = None
+    attempt: int = 0
+    notified: int = 0
+    committed: int = 0
+    ended: bool = False
+    _triggered: int = 0
+    _acknowledged: dict[int, Acknowledged | CheckpointDeclined] = field(default_factory=dict)
+    """Answers to unsettled checkpoints, to be given again when asked again."""
+
+    def step(self, event: Command | Built | Observed) -> list[Effect]:
+        if isinstance(event, Command):
+            return self._on_command(event)
+        if event.attempt != self.attempt:
+            return []
+        if isinstance(event, Built):
+            return self._on_built()
+        return self._on_observed(event.body)
+
+    def check_invariants(self) -> None:
+        if self.state is TaskManagerState.IDLE and self.ended:
+            raise ProtocolError("an idle TaskManager has no ended slot")
+        if self.committed > self.notified:
+            raise ProtocolError(f"committed up to {self.committed}, notified only up to {self.notified}")
+
+    # -- commands -------------------------------------------------------------------------------------------------
+
+    def _on_command(self, command: Command) -> list[Effect]:
+        if not self._accept_epoch(command.epoch) or command.attempt < self.attempt:
+            return []
+        body = command.body
+        if isinstance(body, Deploy):
+            return self._on_deploy(command.attempt, body)
+        if isinstance(body, Stop):
+            return self._on_stop(command.attempt)
+        if command.attempt > self.attempt:
+            return []  # its Deploy is still to come, and will be sent again
+        if isinstance(body, Start):
+            return self._on_start()
+        if isinstance(body, Trigger):
+            return self._on_trigger(body)
+        if isinstance(body, Abort):
+            return self._on_abort(body)
+        return self._on_notify(body)
+
+    def _accept_epoch(self, epoch: Epoch) -> bool:
+        if self.epoch is not None and (epoch.rank < self.epoch.rank or (epoch.rank == self.epoch.rank and epoch.token != self.epoch.token)):
+            return False
+        self.epoch = epoch
+        return True
+
+    def _on_deploy(self, attempt: int, deploy: Deploy) -> list[Effect]:
+        if attempt == self.attempt:
+            again = self.state in (TaskManagerState.READY, TaskManagerState.RUNNING)
+            return [self._tell(Ready())] if again else []
+        self._reset(attempt, TaskManagerState.DEPLOYING)
+        self.notified = self.committed = deploy.restored_checkpoint or 0
+        return [CloseTasks(), BuildTasks(attempt, deploy)]
+
+    def _on_stop(self, attempt: int) -> list[Effect]:
+        if self.state is TaskManagerState.IDLE:
+            self.attempt = attempt
+            return []
+        self._reset(attempt, TaskManagerState.IDLE)
+        return [CloseTasks()]
+
+    def _on_start(self) -> list[Effect]:
+        if self.state is TaskManagerState.RUNNING:
+            return [self._tell(Running())]
+        if self.state is not TaskManagerState.READY:
+            return []
+        self.state = TaskManagerState.RUNNING
+        return [StartTasks(), self._tell(Running())]
+
+    def _on_trigger(self, trigger: Trigger) -> list[Effect]:
+        if self.state is not TaskManagerState.RUNNING:
+            return []
+        if trigger.checkpoint <= self._triggered:
+            answer = self._acknowledged.get(trigger.checkpoint)
+            return [self._tell(Triggered(trigger.checkpoint)), *([self._tell(answer)] if answer else [])]
+        self._triggered = trigger.checkpoint
+        return [InjectBarrier(trigger.checkpoint, trigger.base, trigger.store), self._tell(Triggered(trigger.checkpoint))]
+
+    def _on_abort(self, abort: Abort) -> list[Effect]:
+        self._triggered = max(self._triggered, abort.checkpoint)
+        self._acknowledged.pop(abort.checkpoint, None)
+        return [AbandonCheckpoint(abort.checkpoint), self._tell(Aborted(abort.checkpoint))]
+
+    def _on_notify(self, notify: Notify) -> list[Effect]:
+        if notify.checkpoint <= self.committed:
+            return [self._tell(Committed(notify.checkpoint))]
+        if self.state is not TaskManagerState.RUNNING or notify.checkpoint <= self.notified:
+            return []
+        self.notified = notify.checkpoint
+        for settled in [known for known in self._acknowledged if known <= notify.checkpoint]:
+            del self._acknowledged[settled]
+        return [CommitUpTo(notify.checkpoint)]
+
+    # -- what the tasks did ---------------------------------------------------------------------------------------
+
+    def _on_built(self) -> list[Effect]:
+        if self.state is not TaskManagerState.DEPLOYING:
+            return []
+        self.state = TaskManagerState.READY
+        return [self._tell(Ready())]
+
+    def _on_observed(self, body: ReportBody) -> list[Effect]:
+        if self.state in (TaskManagerState.IDLE, TaskManagerState.FAILED):
+            return []
+        if isinstance(body, TaskFailed):
+            self.state = TaskManagerState.FAILED
+            return [CloseTasks(), self._tell(body)]
+        if isinstance(body, Acknowledged | CheckpointDeclined):
+            self._acknowledged[body.checkpoint] = body
+        if isinstance(body, Committed):
+            self.committed = max(self.committed, body.checkpoint)
+        if isinstance(body, SlotEnded):
+            self.ended = True
+        return [self._tell(body)]
+
+    def _reset(self, attempt: int, state: TaskManagerState) -> None:
+        self.attempt = attempt
+        self.state = state
+        self.notified = self.committed = self._triggered = 0
+        self.ended = False
+        self._acknowledged.clear()
+
+    def _tell(self, body: ReportBody) -> Tell:
+        return Tell(Report(self.instance, self.attempt, body))

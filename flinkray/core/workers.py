@@ -1,0 +1,99 @@
+"""Which TaskManagers there are, what each is for, and who is missing. Pure.
+
+A worker is REQUESTED (its name and instance are journaled, the actor is being made), IDLE (a warm spare), ASSIGNED to a slot, or gone. An
+instance that is gone never comes back (`max_restarts=0`): a new actor is a new instance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class WorkerState(Enum):
+    REQUESTED = "requested"
+    IDLE = "idle"
+    ASSIGNED = "assigned"
+
+
+@dataclass
+class Worker:
+    instance: str
+    number: int
+    requested_at: float
+    state: WorkerState = WorkerState.REQUESTED
+    slot: int | None = None
+    endpoint: Any = None
+    pid: int = 0
+    node_id: str = ""
+    zone: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"tm-{self.number}"
+
+
+@dataclass
+class Workers:
+    """The pool. `slots` active ones and `spares` idle ones are wanted."""
+
+    slots: int
+    spares: int
+    _by_instance: dict[str, Worker] = field(default_factory=dict)
+    _next_number: int = 0
+
+    def __contains__(self, instance: str) -> bool:
+        return instance in self._by_instance
+
+    def __iter__(self) -> Any:
+        return iter(sorted(self._by_instance.values(), key=lambda worker: worker.number))
+
+    def get(self, instance: str) -> Worker | None:
+        return self._by_instance.get(instance)
+
+    def missing(self, finishing: bool) -> int:
+        """How many to request now. Towards the end no spare is made any more."""
+        wanted = self.slots + (0 if finishing else self.spares)
+        return max(0, wanted - len(self._by_instance))
+
+    def request(self, instance: str, now: float) -> Worker:
+        worker = Worker(instance, self._next_number, now)
+        self._next_number += 1
+        self._by_instance[instance] = worker
+        return worker
+
+    def started(self, instance: str, endpoint: Any, pid: int, node_id: str, zone: str) -> bool:
+        """The actor is up and warm. False when this instance is not known (any more)."""
+        worker = self._by_instance.get(instance)
+        if worker is None or worker.state is not WorkerState.REQUESTED:
+            return False
+        worker.state = WorkerState.IDLE
+        worker.endpoint, worker.pid, worker.node_id, worker.zone = endpoint, pid, node_id, zone
+        return True
+
+    def remove(self, instance: str) -> Worker | None:
+        return self._by_instance.pop(instance, None)
+
+    def usable(self) -> int:
+        return sum(worker.state is not WorkerState.REQUESTED for worker in self._by_instance.values())
+
+    def late(self, now: float, timeout_s: float) -> list[Worker]:
+        """Requested too long ago."""
+        return [w for w in self if w.state is WorkerState.REQUESTED and now - w.requested_at > timeout_s]
+
+    def assign(self) -> list[Worker] | None:
+        """One worker for each slot: survivors keep theirs, idle ones take what is free. None when there are too few."""
+        if self.usable() < self.slots:
+            return None
+        by_slot = {w.slot: w for w in self if w.state is WorkerState.ASSIGNED}
+        idle = [w for w in self if w.state is WorkerState.IDLE]
+        for slot in range(self.slots):
+            if slot not in by_slot:
+                worker = idle.pop(0)
+                worker.state, worker.slot = WorkerState.ASSIGNED, slot
+                by_slot[slot] = worker
+        return [by_slot[slot] for slot in range(self.slots)]
+
+    def assigned(self) -> list[Worker]:
+        return sorted((w for w in self if w.state is WorkerState.ASSIGNED), key=lambda w: w.slot or 0)

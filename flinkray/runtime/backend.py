@@ -1,0 +1,48 @@
+"""What a JobManager needs of the place it runs in: TaskManager processes to make, to reach and to end."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from flinkray.core.job_events import JobEvent
+from flinkray.core.messages import Command
+from flinkray.runtime.task_manager import Secrets
+
+Post = Callable[[JobEvent], None]
+"""Gives the job core an event, from any thread."""
+
+
+class WorkerBackend(ABC):
+    """Implemented over Ray actors, threads, and the simulator. No method blocks; what comes of it is posted as events."""
+
+    @abstractmethod
+    def start(self, post: Post) -> None: ...
+
+    @abstractmethod
+    def create(self, instance: str, name: str) -> None:
+        """WorkerStarted follows when it is up and warm, or NoRoom, or WorkerLost."""
+
+    @abstractmethod
+    def send(self, instance: str, command: Command, secrets: Secrets | None) -> None: ...
+
+    @abstractmethod
+    def kill(self, instance: str) -> None: ...
+
+    @abstractmethod
+    def operator_metrics(self) -> dict[str, dict[str, int]]:
+        """Per operator uid, added up over subtasks; bounded time."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End every process that is left."""
+
+
+def add_metrics(parts: list[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
+    total: dict[str, dict[str, int]] = {}
+    for part in parts:
+        for uid, counters in part.items():
+            into = total.setdefault(uid, {})
+            for name, value in counters.items():
+                into[name] = into.get(name, 0) + value
+    return total

@@ -1,0 +1,256 @@
+"""What the JobManager does in checkpoint storage: choose what to restore, claim the application, write manifests, sweep, record the end."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from flinkray.checkpoint.keys import DataKey, resolve_provider
+from flinkray.checkpoint.log_store import StorageLog, UnfencedLog, open_log
+from flinkray.checkpoint.manifest import CheckpointStats, Manifest, RunFacts
+from flinkray.checkpoint.retention import sweep
+from flinkray.checkpoint.store import open_store, write_probe
+from flinkray.core.job_events import CheckpointContent, JobStatus, Opened, Sweep, WriteManifest
+from flinkray.core.state_plan import check_fit
+from flinkray.core.storage_log import LogEntry, LogView
+from flinkray.errors import DamagedObjectError, RestoreError, StorageError
+from flinkray.runtime.sinks import check_fresh_start
+from flinkray.runtime.task_manager import JobBundle
+
+
+class StorageOfJob(ABC):
+    """Blocking; called on the storage thread, except `about`, `checkpoints` and `data_keys`."""
+
+    @abstractmethod
+    def open(self) -> tuple[Opened, str]:
+        """Check everything, then claim. Returns what the core must know, and a line that says what was chosen."""
+
+    @abstractmethod
+    def write_manifest(self, command: WriteManifest, say: Callable[[str], None]) -> None:
+        """Returns when the checkpoint is complete. DeposedError, or any other error when it never will be."""
+
+    @abstractmethod
+    def sweep(self, command: Sweep) -> None: ...
+
+    @abstractmethod
+    def record_end(self, status: JobStatus) -> None: ...
+
+    @abstractmethod
+    def data_keys(self) -> tuple[DataKey | None, dict[str, DataKey]]:
+        """The key to write with, and those to read what may be restored."""
+
+    @abstractmethod
+    def checkpoints(self) -> list[dict[str, Any]]:
+        """Checkpoints that can be restored, oldest first."""
+
+    @abstractmethod
+    def about(self) -> dict[str, Any]:
+        """The `storage` part of the status."""
+
+
+class NoStorage(StorageOfJob):
+    """A job without checkpointing: a failure starts it from the beginning."""
+
+    def __init__(self, bundle: JobBundle) -> None:
+        self._bundle = bundle
+
+    def open(self) -> tuple[Opened, str]:
+        check_fresh_start(self._bundle.graph)
+        return Opened(0, None, (), 1, 1, _hash_seed(self._bundle.application)), "no checkpoint storage: a failure starts the job from the beginning"
+
+    def write_manifest(self, command: WriteManifest, say: Callable[[str], None]) -> None:
+        raise StorageError("this job has no checkpoint storage")
+
+    def sweep(self, command: Sweep) -> None: ...
+
+    def record_end(self, status: JobStatus) -> None: ...
+
+    def data_keys(self) -> tuple[DataKey | None, dict[str, DataKey]]:
+        return None, {}
+
+    def checkpoints(self) -> list[dict[str, Any]]:
+        return []
+
+    def about(self) -> dict[str, Any]:
+        return {}
+
+
+class JobStorage(StorageOfJob):
+    def __init__(self, bundle: JobBundle, token: str) -> None:
+        assert bundle.config.checkpointing is not None
+        self._bundle = bundle
+        self._config = bundle.config.checkpointing
+        self._token = token
+        self._store = open_store(self._config.storage, bundle.application, self._config.storage_options)
+        self._log: StorageLog | UnfencedLog | None = None
+        self._facts: RunFacts | None = None
+        self._data_key: DataKey | None = None
+        self._known: dict[str, DataKey] = {}
+        self._trouble = ""
+        self._listed: list[dict[str, Any]] = []
+
+    def open(self) -> tuple[Opened, str]:
+        self._store.check_reachable()
+        provider = resolve_provider(self._config.key, self._config.storage)
+        log = self._log = open_log(self._store, self._bundle.application, provider)
+        afresh = self._bundle.config.restore == "none"
+        view = log.read(authenticate=not afresh)
+        manifests, chosen = self._choose(log, view)
+        graph = self._bundle.graph
+        for manifest in manifests[:1]:
+            check_fit(graph, manifest.max_parallelism, manifest.content().states, self._bundle.config.allow_non_restored_state)
+            self._check_fingerprint(manifest)
+        if not manifests:
+            check_fresh_start(graph)
+        claimed = log.claim(self._token, authenticate=not afresh)
+        self._data_key = claimed.data_key
+        for manifest in manifests:
+            self._known.update(log.ring.get_all(manifest.data_keys))
+        self._known[claimed.data_key.key_id] = claimed.data_key
+        write_probe(self._store, _probe_token(claimed.claim))
+        hash_seed = manifests[0].hash_seed if manifests else _hash_seed(self._bundle.application)
+        self._facts = RunFacts(self._bundle.application, claimed.claim, graph, hash_seed, _hash_version())
+        self._listed = [_listed(manifest) for manifest in reversed(manifests)]
+        contents = [manifest.content() for manifest in manifests]
+        opened = Opened(
+            claimed.claim, contents[0] if contents else None, tuple(contents[1:]), claimed.next_checkpoint, claimed.next_attempt, hash_seed
+        )
+        return opened, chosen
+
+    def _choose(self, log: StorageLog | UnfencedLog, view: LogView) -> tuple[list[Manifest], str]:
+        """Manifests newest first, beginning with the one to restore, and a line about the choice."""
+        wanted = self._bundle.config.restore
+        if wanted == "none":
+            return [], "starting afresh (--restore none)"
+        if wanted.startswith("checkpoint:"):
+            return self._choose_id(log, view, wanted.removeprefix("checkpoint:"))
+        if wanted != "latest":
+            raise RestoreError(f"--restore {wanted!r}: use latest, none or checkpoint:ID (savepoints are not there yet)")
+        if view.ended == JobStatus.FINISHED.value:
+            return [], "the run before has FINISHED: starting afresh"
+        manifests = self._read(log, list(view.manifests))
+        if not manifests:
+            return [], "nothing to restore: starting afresh"
+        return manifests, f"restoring checkpoint {manifests[0].checkpoint} of {self._store.uri}"
+
+    def _choose_id(self, log: StorageLog | UnfencedLog, view: LogView, text: str) -> tuple[list[Manifest], str]:
+        known = [entry.header.checkpoint for entry in view.manifests]
+        if not text.isdigit() or int(text) not in known:
+            raise RestoreError(f"there is no checkpoint {text} of {self._bundle.application} in {self._store.uri}; there are: {known or 'none'}")
+        entries = [entry for entry in view.manifests if entry.header.checkpoint <= int(text)]
+        newer = [entry for entry in view.manifests if entry.header.checkpoint > int(text)]
+        self._refuse_repeated_output(self._read(log, newer), int(text))
+        manifests = self._read(log, entries)
+        return manifests, f"restoring checkpoint {manifests[0].checkpoint} (asked for) of {self._store.uri}"
+
+    def _refuse_repeated_output(self, newer: list[Manifest], chosen: int) -> None:
+        """An older point into an output that has later rows repeats them (rule 20)."""
+        visible = sorted({uid for manifest in newer for uid, prepared in manifest.transactions.items() if prepared})
+        if visible and not self._bundle.config.allow_repeated_output:
+            raise RestoreError(
+                f"sinks {', '.join(visible)} have committed rows after checkpoint {chosen}; restoring it would write them again: "
+                "give --allow-repeated-output to accept that"
+            )
+
+    def _read(self, log: StorageLog | UnfencedLog, entries: list[LogEntry]) -> list[Manifest]:
+        """Manifests of entries, newest first. A damaged newest one is passed over only where nothing after can have been committed."""
+        manifests: list[Manifest] = []
+        damaged: DamagedObjectError | None = None
+        for entry in entries[: self._config.retained]:
+            try:
+                manifests.append(log.manifest(entry))
+            except DamagedObjectError as error:
+                damaged = damaged or error
+                if not manifests and not self._bundle.config.allow_repeated_output and self._has_visible_sinks():
+                    raise DamagedObjectError(
+                        error.object_name,
+                        f"{error.reason}; an older checkpoint would write again what the sinks may have committed since: "
+                        "give --allow-repeated-output to accept repeated rows, or start afresh with --restore none",
+                    ) from error
+        if damaged is not None and not manifests:
+            raise damaged
+        return manifests
+
+    def _has_visible_sinks(self) -> bool:
+        from flinkray.runtime.sinks import transactional_uids
+
+        return bool(transactional_uids(self._bundle.graph))
+
+    def _check_fingerprint(self, manifest: Manifest) -> None:
+        if manifest.fingerprint != self._bundle.graph.fingerprint and not self._bundle.config.allow_non_restored_state:
+            raise RestoreError(
+                f"checkpoint {manifest.checkpoint} belongs to another graph (operators' uids, kinds or state have changed); give --restore none to start afresh, "
+                "or --allow-non-restored-state to restore what still fits"
+            )
+
+    def write_manifest(self, command: WriteManifest, say: Callable[[str], None]) -> None:
+        assert self._log is not None
+        assert self._facts is not None
+        content: CheckpointContent = command.content
+        duration_ms = (time.monotonic() - command.started_at) * 1e3
+        stats = CheckpointStats.of(content, duration_ms=duration_ms, sync_ms=command.sync_ms)
+        manifest = Manifest.of(content, self._facts, round(time.time() * 1e6), stats)
+
+        def trouble(text: str) -> None:
+            if text != self._trouble:
+                say(text)
+            self._trouble = text
+
+        appended = self._log.append_manifest(manifest, on_trouble=trouble)
+        self._trouble = ""
+        if not appended.complete:
+            raise StorageError(appended.reason or "the manifest could not be written")
+        self._listed = [*self._listed, _listed(manifest)][-self._config.retained :]
+
+    def sweep(self, command: Sweep) -> None:
+        if self._log is not None:
+            in_flight = {command.in_flight: command.in_flight_base} if command.in_flight is not None else {}
+            sweep(self._log, self._config.retained, command.complete, in_flight)
+
+    def record_end(self, status: JobStatus) -> None:
+        if self._log is not None:
+            self._log.append_ended(status.value)
+
+    def data_keys(self) -> tuple[DataKey | None, dict[str, DataKey]]:
+        return self._data_key, dict(self._known)
+
+    def checkpoints(self) -> list[dict[str, Any]]:
+        return list(self._listed)
+
+    def about(self) -> dict[str, Any]:
+        about: dict[str, Any] = {"uri": self._store.uri}
+        if self._trouble:
+            about["trouble"] = self._trouble
+        return about
+
+
+def _listed(manifest: Manifest) -> dict[str, Any]:
+    stats = manifest.stats
+    return {
+        "id": manifest.checkpoint,
+        "created_at_us": manifest.created_at_us,
+        "kind": "full" if stats.full else "incremental",
+        "bytes_written": stats.written_bytes,
+        "bytes_referenced": stats.referenced_bytes,
+        "duration_ms": stats.duration_ms,
+        "sync_ms": stats.sync_ms,
+    }
+
+
+def _probe_token(claim: int) -> str:
+    return f"claim-{claim}"
+
+
+def _hash_seed(application: str) -> int:
+    """A new application's seed: random, so that nobody can craft keys that collide; kept in every manifest."""
+    import secrets
+
+    return secrets.randbits(62)
+
+
+def _hash_version() -> int:
+    from flinkray.state.key_hash import HASH_VERSION
+
+    return HASH_VERSION

@@ -1,0 +1,151 @@
+"""TaskManagers as detached, named Ray actors. One thread keeps a `poll` call open on each of them."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import cloudpickle
+import ray
+from ray.exceptions import ActorDiedError, RayError
+
+from flinkray.config import duration_s
+from flinkray.core.job_events import NoRoom, WorkerLost, WorkerStarted
+from flinkray.core.messages import Command
+from flinkray.runtime.backend import Post, WorkerBackend, add_metrics
+from flinkray.runtime.ray.names import NAMESPACE, task_manager_name
+from flinkray.runtime.ray.sealed_box import seal_for
+from flinkray.runtime.ray.task_manager_actor import TaskManagerActor
+from flinkray.runtime.task_manager import JobBundle, Secrets
+
+POLL_S = 0.5
+GROUPS = {"control": 1, "poll": 1, "look": 1}
+
+
+@dataclass
+class _Worker:
+    instance: str
+    actor: Any
+    call: Any
+    asked_at: float
+    started: bool = False
+    heard: int = 0
+    public_key: bytes = field(default=b"", repr=False)
+
+
+class RayBackend(WorkerBackend):
+    def __init__(self, bundle: JobBundle) -> None:
+        self._bundle = bundle
+        self._pickled = ray.put(cloudpickle.dumps(bundle))
+        self._heartbeat_timeout_s = duration_s(bundle.config.heartbeat_timeout)
+        self._workers: dict[str, _Worker] = {}
+        self._lock = threading.Lock()
+        self._post: Post = lambda event: None
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="flinkray-poll", daemon=True)
+
+    def start(self, post: Post) -> None:
+        self._post = post
+        self._thread.start()
+
+    def create(self, instance: str, name: str) -> None:
+        options = {
+            "name": task_manager_name(self._bundle.config.name, name, instance),
+            "namespace": NAMESPACE,
+            "lifetime": "detached",
+            "num_cpus": 0,  # the slots' CPUs are reserved by the job as a whole (reservation.py)
+            "max_restarts": 0,
+            "max_concurrency": 1,
+            "concurrency_groups": GROUPS,
+            "scheduling_strategy": "SPREAD",
+        }
+        try:
+            actor = ray.remote(TaskManagerActor).options(**options).remote(instance, self._pickled)
+            call = actor.hello.options(concurrency_group="look").remote()
+        except (RayError, ValueError) as error:
+            self._post(NoRoom(instance, str(error)))
+            return
+        with self._lock:
+            self._workers[instance] = _Worker(instance, actor, call, time.monotonic())
+
+    def send(self, instance: str, command: Command, secrets: Secrets | None) -> None:
+        with self._lock:
+            worker = self._workers.get(instance)
+        if worker is None or not worker.started:
+            return
+        sealed = seal_for(worker.public_key, pickle.dumps(secrets)) if secrets is not None else None
+        worker.actor.command.options(concurrency_group="control").remote(command, sealed)
+
+    def kill(self, instance: str) -> None:
+        with self._lock:
+            worker = self._workers.pop(instance, None)
+        if worker is not None:
+            ray.kill(worker.actor, no_restart=True)
+
+    def operator_metrics(self) -> dict[str, dict[str, int]]:
+        with self._lock:
+            calls = [w.actor.operator_metrics.options(concurrency_group="look").remote() for w in self._workers.values() if w.started]
+        done, _ = ray.wait(calls, num_returns=len(calls), timeout=2.0) if calls else ([], [])
+        return add_metrics([ray.get(call) for call in done])
+
+    def close(self) -> None:
+        self._closed.set()
+        for instance in list(self._workers):
+            self.kill(instance)
+
+    # -- listening ------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        while not self._closed.is_set():
+            with self._lock:
+                calls = {worker.call: worker for worker in self._workers.values()}
+            if not calls:
+                time.sleep(0.005)
+                continue
+            done, _ = ray.wait(list(calls), num_returns=1, timeout=0.05)
+            for call in done:
+                self._take(calls[call])
+            self._look_for_silence(time.monotonic())
+
+    def _take(self, worker: _Worker) -> None:
+        try:
+            answer = ray.get(worker.call)
+        except Exception as error:  # noqa: BLE001 - whatever ends the call ends this instance
+            self._lost(worker, "process", _reason(error))
+            return
+        if not worker.started:
+            worker.started = True
+            worker.public_key = answer["public_key"]
+            zone = answer["labels"].get(self._bundle.config.high_availability.zone_label, "")
+            self._post(WorkerStarted(worker.instance, answer["endpoint"], answer["pid"], answer["node_id"], zone))
+        else:
+            reports, stats = answer
+            for number, report in reports:
+                worker.heard = number
+                self._post(report)
+            if stats is not None:
+                self._post(stats)
+        worker.asked_at = time.monotonic()
+        worker.call = worker.actor.poll.options(concurrency_group="poll").remote(worker.heard, POLL_S)
+
+    def _look_for_silence(self, now: float) -> None:
+        """A hung process is never reported by Ray; the call that should come back every half second tells."""
+        for worker in list(self._workers.values()):
+            if worker.started and now - worker.asked_at > self._heartbeat_timeout_s + POLL_S:
+                self._lost(worker, "process", f"no answer for {self._heartbeat_timeout_s:.1f} s")
+
+    def _lost(self, worker: _Worker, cause: Any, reason: str) -> None:
+        with self._lock:
+            known = self._workers.pop(worker.instance, None)
+        if known is not None:
+            ray.kill(worker.actor, no_restart=True)
+            self._post(WorkerLost(worker.instance, cause, reason))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ActorDiedError):
+        return "its process ended"
+    return f"{type(error).__name__}: {str(error).splitlines()[-1] if str(error) else ''}"

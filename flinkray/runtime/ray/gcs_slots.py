@@ -1,0 +1,33 @@
+"""The journal's write-once slots in the GCS key-value store (docs/protocol.md, rule 7)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray._raylet import GcsClient
+
+from flinkray.runtime.journal import Slots
+from flinkray.runtime.ray.names import KV_NAMESPACE, journal_key
+
+TIMEOUT_S = 5
+
+
+class GcsSlots(Slots):
+    """Every call has a timeout; RPC errors mean doubt, which the journal resolves by asking again."""
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._client: Any = GcsClient(address=ray.get_runtime_context().gcs_address)
+
+    def put_if_absent(self, slot: int, value: bytes) -> None:
+        self._call(self._client.internal_kv_put, journal_key(self._run, slot), value, False)
+
+    def get(self, slot: int) -> bytes | None:
+        return self._call(self._client.internal_kv_get, journal_key(self._run, slot))
+
+    def _call(self, function: Any, *arguments: Any) -> Any:
+        try:
+            return function(*arguments, namespace=KV_NAMESPACE, timeout=TIMEOUT_S)
+        except ray.exceptions.RpcError as error:
+            raise TimeoutError(f"the GCS did not answer: {error}") from error

@@ -1,0 +1,18 @@
+"""Names of what a job has in a Ray cluster."""
+
+from __future__ import annotations
+
+NAMESPACE = "flinkray"
+KV_NAMESPACE = b"flinkray"
+
+
+def job_manager_name(job: str) -> str:
+    return f"{job}/job-manager"
+
+
+def task_manager_name(job: str, name: str, instance: str) -> str:
+    return f"{job}/{name}-{instance[:8]}"
+
+
+def journal_key(run: str, slot: int) -> bytes:
+    return f"journal/{run}/{slot}".encode()

@@ -1,0 +1,86 @@
+"""The TaskManager as a Ray actor: one mailbox thread that does the work, and calls that only pass things on."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+import threading
+import time
+from typing import Any
+
+import ray
+
+from flinkray.core.messages import Command, Report
+from flinkray.exchange.base import Endpoint
+from flinkray.runtime.ray.sealed_box import BoxKeys
+
+ORPHAN_CHECK_S = 5.0
+
+
+class TaskManagerActor:
+    """`max_restarts=0`: a new actor is a new instance. Concurrency groups keep commands in order and apart from the open `poll` call."""
+
+    def __init__(self, instance: str, bundle: bytes) -> None:
+        import cloudpickle
+
+        from flinkray.checkpoint.store import open_store
+        from flinkray.config import duration_s
+        from flinkray.exchange.zmq_exchange import ZmqExchange
+        from flinkray.runtime.background import ThreadBackground
+        from flinkray.runtime.task_manager import JobBundle, TaskManager
+        from flinkray.state.warm import warm_kernels
+
+        job: JobBundle = cloudpickle.loads(bundle)
+        context = ray.get_runtime_context()
+        self._node_id = context.get_node_id()
+        self._box = BoxKeys()
+        folder = os.path.join(tempfile.gettempdir(), f"flinkray-{os.getuid()}", instance[:12])
+        checkpointing = job.config.checkpointing
+        store = open_store(checkpointing.storage, job.application, checkpointing.storage_options) if checkpointing else None
+        exchange = ZmqExchange(
+            instance, self._node_id, ray.util.get_node_ip_address(), folder, duration_s(job.config.heartbeat_timeout)
+        )
+        self._endpoint: Endpoint = exchange.endpoint
+        self._task_manager = TaskManager(instance, exchange, ThreadBackground("tm"), job, store)
+        self._orphan_timeout_s = duration_s(job.config.orphan_timeout)
+        self._heard_at = time.monotonic()
+        self._failure = ""
+        warm_kernels(None)
+        threading.Thread(target=self._run, name="flinkray-mailbox", daemon=True).start()
+        threading.Thread(target=self._watch_for_orphanage, name="flinkray-orphan", daemon=True).start()
+
+    def hello(self) -> dict[str, Any]:
+        """Up and warm: where the exchange listens, and the key to seal secrets with."""
+        labels = ray.get_runtime_context().get_node_labels() if hasattr(ray.get_runtime_context(), "get_node_labels") else {}
+        return {"endpoint": self._endpoint, "pid": os.getpid(), "node_id": self._node_id, "labels": labels, "public_key": self._box.public}
+
+    def command(self, command: Command, sealed_secrets: bytes | None) -> None:
+        self._heard_at = time.monotonic()
+        secrets = pickle.loads(self._box.open(sealed_secrets)) if sealed_secrets is not None else None
+        self._task_manager.submit(command, secrets)
+
+    def poll(self, after: int, timeout_s: float) -> tuple[list[tuple[int, Report]], Report | None]:
+        """The call that the JobManager keeps open: reports come back at once, and its failure tells of this process's end."""
+        self._heard_at = time.monotonic()
+        if self._failure:
+            raise RuntimeError(self._failure)
+        return self._task_manager.poll(after, timeout_s)
+
+    def operator_metrics(self) -> dict[str, dict[str, int]]:
+        return self._task_manager.operator_metrics()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._task_manager.run_once()
+        except BaseException as error:  # a defect: the process must not look alive
+            self._failure = f"the mailbox thread died: {type(error).__name__}: {error}"
+            raise
+
+    def _watch_for_orphanage(self) -> None:
+        """Rule 22: nobody has asked for anything for `orphan_timeout`: the job is gone."""
+        while True:
+            time.sleep(ORPHAN_CHECK_S)
+            if time.monotonic() - self._heard_at > self._orphan_timeout_s:
+                os._exit(3)

@@ -1,0 +1,176 @@
+"""One running task: its input channels, barrier alignment, chain of operators and edges. Run by the slot's mailbox thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from flinkray.columns import MIN_WATERMARK
+from flinkray.core.alignment import AdvanceWatermark, Alignment, AllEnded, BecomeIdle, TakeSnapshot
+from flinkray.exchange.base import Barrier, Batch, EndOfInput, InputChannel, Watermark
+from flinkray.exchange.coalesce import coalesce
+from flinkray.ids import TaskId
+from flinkray.operators.base import StateCapture
+from flinkray.runtime.chain import Chain
+
+COALESCE_ROWS = 65536
+
+
+@dataclass(frozen=True)
+class InputPort:
+    """A channel and the input number of the head operator that it feeds."""
+
+    channel: InputChannel
+    input_index: int
+
+
+@dataclass
+class TaskSnapshot:
+    """What a task captured for a checkpoint, before it is encoded and stored."""
+
+    task: TaskId
+    captures: dict[str, list[StateCapture]]
+    transactions: dict[str, tuple[object, ...]]
+    sync_ms: float
+    align_ms: float
+
+
+@dataclass
+class Progress:
+    """What one run of a task did."""
+
+    worked: bool = False
+    wait_s: float | None = None
+    """A source has nothing to do for so long."""
+    snapshots: list[tuple[Barrier, TaskSnapshot]] = field(default_factory=list)
+
+
+class Task:
+    def __init__(self, task: TaskId, chain: Chain, ports: Sequence[InputPort]) -> None:
+        self.id = task
+        self.chain = chain
+        self.ended = False
+        self._ports = tuple(ports)
+        self._next_port = 0
+        self._alignment = Alignment([port.channel.id for port in self._ports])
+        self._inputs_ended = not self._ports
+        self._barrier: Barrier | None = None
+        self._aligning_since: float | None = None
+        self._last_injected = 0
+        self._watermark = MIN_WATERMARK
+        self._idle = False
+
+    def run_once(self) -> Progress:
+        """Take at most one element of each input channel (batches coalesced), or one batch from the source, while there is credit."""
+        progress = Progress()
+        if not self.chain.ready:
+            return progress
+        for _ in range(len(self._ports)):
+            port = self._ports[self._next_port]
+            self._next_port = (self._next_port + 1) % len(self._ports)
+            if self._take(port, progress) and not self.chain.ready:
+                return progress
+        if self.chain.source is not None and not self.ended and self._alignment.aligning is None:
+            self._poll_source(progress)
+        return progress
+
+    def inject(self, barrier: Barrier) -> TaskSnapshot | None:
+        """A source without input begins a checkpoint here. None when it has begun it before."""
+        if self._ports or barrier.checkpoint <= self._last_injected:
+            return None
+        self._last_injected = barrier.checkpoint
+        return self._snapshot(barrier, None)
+
+    def abandon(self, checkpoint: int) -> None:
+        self._alignment.abort(checkpoint)
+        self._last_injected = max(self._last_injected, checkpoint)
+
+    @property
+    def backlog_bytes(self) -> int:
+        return sum(port.channel.queued_bytes for port in self._ports)
+
+    @property
+    def watermark_us(self) -> int:
+        return self._watermark
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _take(self, port: InputPort, progress: Progress) -> bool:
+        channel = port.channel
+        if self._alignment.blocked(channel.id):
+            return False
+        element = channel.peek()
+        if element is None:
+            return False
+        progress.worked = True
+        if isinstance(element, Batch):
+            self._alignment.on_rows(channel.id)
+            self.chain.process(coalesce(channel, COALESCE_ROWS).data, port.input_index)
+            return True
+        channel.pop()
+        if isinstance(element, Watermark):
+            actions = self._alignment.on_watermark(channel.id, element.us, element.idle)
+        elif isinstance(element, Barrier):
+            self._note_barrier(element)
+            actions = self._alignment.on_barrier(channel.id, element.checkpoint)
+        else:
+            assert isinstance(element, EndOfInput)
+            actions = self._alignment.on_end(channel.id)
+        for action in actions:
+            if isinstance(action, TakeSnapshot):
+                assert self._barrier is not None
+                progress.snapshots.append((self._barrier, self._snapshot(self._barrier, self._aligning_since)))
+            elif isinstance(action, AllEnded):
+                self._inputs_ended = True
+                if self.chain.source is None:
+                    self._end()
+                else:
+                    self.chain.input_ended()
+            elif self.chain.source is not None:
+                if isinstance(action, AdvanceWatermark):
+                    self.chain.input_watermark(action.us)
+            elif isinstance(action, AdvanceWatermark):
+                self._watermark = action.us
+                self.chain.watermark(action.us)
+            elif isinstance(action, BecomeIdle):
+                self.chain.idle()
+        return True
+
+    def _note_barrier(self, barrier: Barrier) -> None:
+        if self._barrier is None or barrier.checkpoint > self._barrier.checkpoint:
+            self._barrier = barrier
+            self._aligning_since = time.perf_counter()
+
+    def _poll_source(self, progress: Progress) -> None:
+        source = self.chain.source
+        assert source is not None
+        status = self.chain.poll_source()
+        progress.worked = progress.worked or status.emitted
+        progress.wait_s = status.wait_s
+        us = source.watermark_us()
+        if us > self._watermark:
+            self._watermark = us
+            self.chain.watermark(us)
+            self._idle = False
+        if status.idle and not self._idle:
+            self.chain.idle()
+        self._idle = status.idle
+        if status.ended and self._inputs_ended:
+            self._end()
+            progress.worked = True
+
+    def _end(self) -> None:
+        if not self.ended:
+            self.ended = True
+            self.chain.end()
+
+    def _snapshot(self, barrier: Barrier, aligning_since: float | None) -> TaskSnapshot:
+        started = time.perf_counter()
+        captures = self.chain.snapshot(barrier)
+        transactions = {
+            uid: tuple(operator.transactions_uncommitted) for uid, operator in self.chain.operators() if hasattr(operator, "transactions_uncommitted")
+        }
+        done = time.perf_counter()
+        align_ms = (started - aligning_since) * 1e3 if aligning_since is not None else 0.0
+        return TaskSnapshot(self.id, captures, transactions, (done - started) * 1e3, align_ms)

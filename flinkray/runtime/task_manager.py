@@ -1,0 +1,356 @@
+"""The TaskManager: a shell over its pure core, one slot, one mailbox thread. The Ray actor, the local runtime and the simulator all run this class.
+
+Commands come in from any thread and are obeyed in the mailbox; reports wait in an outbox that the JobManager reads with a cursor, so
+that none is lost when an answer is.
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from flinkray.checkpoint.base import ChunkRef, ObjectStore
+from flinkray.checkpoint.chunk_writer import read_chunk
+from flinkray.checkpoint.keys import DataKey
+from flinkray.checkpoint.store import check_probe
+from flinkray.config import JobConfig
+from flinkray.core.messages import (
+    CheckpointDeclined,
+    Command,
+    Committed,
+    FailureCause,
+    PeerLost,
+    Report,
+    SinkRows,
+    SlotEnded,
+    Stats,
+    TaskFailed,
+)
+from flinkray.core.task_manager import (
+    AbandonCheckpoint,
+    Built,
+    BuildTasks,
+    CloseTasks,
+    CommitUpTo,
+    Effect,
+    InjectBarrier,
+    Observed,
+    StartTasks,
+    TaskManagerCore,
+    TaskManagerState,
+    Tell,
+)
+from flinkray.errors import DamagedObjectError, FlinkrayError, OperatorError, SinkError, SourceError, StorageError
+from flinkray.exchange.base import Barrier, Exchange
+from flinkray.graph.job_graph import JobGraph
+from flinkray.ids import TaskId
+from flinkray.runtime.slot import Slot, SlotCheckpoint, SlotPlace
+from flinkray.runtime.uploader import Uploader
+
+STATS_INTERVAL_S = 0.1
+PROCESSING_TIME_INTERVAL_S = 0.02
+MAX_WAIT_S = 0.05
+
+
+@dataclass(frozen=True)
+class JobBundle:
+    """What a TaskManager needs to know of its job, once."""
+
+    graph: JobGraph
+    config: JobConfig
+    application: str
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """Keys of an attempt; given over the authenticated channel only (rule 18)."""
+
+    exchange: bytes = field(repr=False)
+    data_key: DataKey | None = field(default=None, repr=False)
+    """Seals what this attempt writes."""
+    data_keys: dict[str, DataKey] = field(default_factory=dict, repr=False)
+    """Open what it restores, by id."""
+
+
+class Background(Protocol):
+    """Runs a function away from the mailbox; `done` gets its result or exception, on any thread."""
+
+    def run(self, function: Callable[[], Any], done: Callable[[Any], None]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TaskManager:
+    def __init__(
+        self,
+        instance: str,
+        exchange: Exchange,
+        background: Background,
+        bundle: JobBundle,
+        store: ObjectStore | None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.core = TaskManagerCore(instance)
+        self._exchange = exchange
+        self._background = background
+        self._bundle = bundle
+        self._store = store
+        self._clock = clock
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._outbox = Outbox()
+        self._slot: Slot | None = None
+        self._uploader: Uploader | None = None
+        self._running = False
+        self._told_end = False
+        self._commit_up_to: int | None = None
+        self._first_row_at_us: int | None = None
+        self._next_stats = self._next_processing_time = 0.0
+        self._secrets: dict[int, Secrets] = {}
+
+    # -- from any thread ------------------------------------------------------------------------------------------
+
+    def submit(self, command: Command, secrets: Secrets | None = None) -> None:
+        """Obey `command` in the mailbox. A Deploy comes with the attempt's secrets."""
+
+        def obey() -> None:
+            if secrets is not None:
+                self._secrets = {command.attempt: secrets}
+            self._carry_out(self.core.step(command))
+
+        self._post(obey)
+
+    def poll(self, after: int, timeout_s: float) -> tuple[list[tuple[int, Report]], Report | None]:
+        """Reports with numbers above `after` (earlier ones are heard and forgotten), and the newest Stats; waits while there is nothing."""
+        return self._outbox.read(after, timeout_s)
+
+    def operator_metrics(self) -> dict[str, dict[str, int]]:
+        slot = self._slot
+        return {uid: vars(metrics).copy() for uid, metrics in slot.operator_metrics().items()} if slot else {}
+
+    # -- the mailbox ----------------------------------------------------------------------------------------------
+
+    def run_once(self, max_wait_s: float = MAX_WAIT_S) -> bool:
+        """One turn: commands, tasks, channels. Returns False when nothing was to be done (after waiting for news, at most `max_wait_s`)."""
+        worked = self._drain()
+        wait_s = max_wait_s
+        if self._running and self._slot is not None:
+            try:
+                turn_worked, wait_s = self._run_tasks(wait_s)
+                worked = worked or turn_worked
+            except Exception as error:  # noqa: BLE001 - whatever a task raises ends the attempt, not the process
+                self._task_failed(error)
+        for lost in self._exchange.poll(0.0 if worked or self._inbox else wait_s):
+            self._observe(PeerLost(lost.peer_instance, lost.reason))
+        self._tell_stats()
+        return worked
+
+    def close(self) -> None:
+        """Drop everything. Call from the mailbox thread, or after it has ended."""
+        self._close_tasks()
+        self._exchange.close()
+        self._background.close()
+
+    def _drain(self) -> bool:
+        worked = False
+        while self._inbox:
+            self._inbox.popleft()()
+            worked = True
+        return worked
+
+    def _run_tasks(self, wait_s: float) -> tuple[bool, float]:
+        slot = self._slot
+        assert slot is not None
+        now = self._clock()
+        if now >= self._next_processing_time:
+            self._next_processing_time = now + PROCESSING_TIME_INTERVAL_S
+            slot.processing_time(now)
+        turn = slot.turn()
+        for part in turn.complete:
+            self._upload(part)
+        if self._commit_up_to is not None:
+            self._commit(self._commit_up_to)
+        if slot.ended and not self._told_end:
+            self._told_end = True
+            self._observe(SlotEnded())
+        return turn.worked, min(wait_s, turn.wait_s)
+
+    # -- effects of the core --------------------------------------------------------------------------------------
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Tell):
+                self._outbox.put(effect.report)
+            elif isinstance(effect, CloseTasks):
+                self._close_tasks()
+            elif isinstance(effect, BuildTasks):
+                self._build(effect)
+            elif isinstance(effect, StartTasks):
+                self._running = True
+            elif isinstance(effect, InjectBarrier):
+                self._inject(effect)
+            elif isinstance(effect, AbandonCheckpoint):
+                if self._slot is not None:
+                    self._slot.abandon(effect.checkpoint)
+            elif isinstance(effect, CommitUpTo):
+                self._commit_up_to = effect.checkpoint
+
+    def _build(self, effect: BuildTasks) -> None:
+        deploy, attempt = effect.deploy, effect.attempt
+        secrets = self._secrets.get(attempt, Secrets(b""))
+        place = SlotPlace(
+            deploy.slot, attempt, deploy.claim, self.core.instance, deploy.hash_seed, self._bundle.config.batch_rows, self._clock
+        )
+        try:
+            self._check_probe(deploy.claim)
+            self._slot = Slot(self._bundle.graph, place, self._exchange, secrets.exchange, deploy.peers)
+            origin = f"{self._bundle.application}/{deploy.claim}"
+            self._uploader = Uploader(self._bundle.graph, place, self._store, secrets.data_key, origin)
+            if deploy.restored_checkpoint is not None:
+                self._uploader.restored(deploy.restored_checkpoint, deploy.states)
+            self._slot.open(deploy, lambda chunk: self._read(chunk, secrets))
+        except Exception as error:  # noqa: BLE001 - whatever building raises ends the attempt, not the process
+            self._task_failed(error)
+            return
+        self._carry_out(self.core.step(Built(attempt)))
+
+    def _check_probe(self, claim: int) -> None:
+        """A store that this node does not share with the JobManager's must be found out before anything is written (rule 6)."""
+        if self._store is not None:
+            check_probe(self._store, f"claim-{claim}")
+
+    def _read(self, chunk: ChunkRef, secrets: Secrets) -> object:
+        assert self._store is not None
+        return read_chunk(self._store, chunk, secrets.data_keys)
+
+    def _close_tasks(self) -> None:
+        slot, self._slot = self._slot, None
+        self._uploader = None
+        self._running = self._told_end = False
+        self._commit_up_to = None
+        if slot is not None:
+            slot.close()
+
+    def _inject(self, effect: InjectBarrier) -> None:
+        if self._slot is None:
+            return
+        try:
+            for part in self._slot.inject(Barrier(effect.checkpoint, effect.base, effect.store)):
+                self._upload(part)
+        except Exception as error:  # noqa: BLE001
+            self._task_failed(error)
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------
+
+    def _upload(self, part: SlotCheckpoint) -> None:
+        uploader, attempt, checkpoint = self._uploader, self.core.attempt, part.barrier.checkpoint
+        assert uploader is not None
+
+        def done(answer: Any) -> None:
+            body = answer if not isinstance(answer, BaseException) else CheckpointDeclined(checkpoint, f"{type(answer).__name__}: {answer}")
+            self._post(lambda: self._carry_out(self.core.step(Observed(attempt, body))))
+
+        self._background.run(lambda: uploader.upload(part), done)
+
+    def _commit(self, checkpoint: int) -> None:
+        assert self._slot is not None
+        if not self._slot.commit(checkpoint):
+            return
+        self._commit_up_to = None
+        if self._uploader is not None:
+            self._uploader.settled(checkpoint)
+        for task in self._slot.tasks:
+            for uid, operator in task.chain.operators():
+                take = getattr(operator, "take_collected", None)
+                if take is not None and (data := take()):
+                    self._observe(SinkRows(uid, data))
+        self._observe(Committed(checkpoint))
+
+    # -- reports --------------------------------------------------------------------------------------------------
+
+    def _observe(self, body: Any) -> None:
+        self._carry_out(self.core.step(Observed(self.core.attempt, body)))
+
+    def _task_failed(self, error: Exception) -> None:
+        where = getattr(error, "where", None)
+        uid, subtask = where if where else ("", -1)
+        task = None
+        if self._slot is not None and uid:
+            task = next((t.id for t in self._slot.tasks if uid in t.chain.metrics), TaskId(-1, subtask))
+        message = str(error.args[0]) if isinstance(error, OperatorError) and error.args else f"{type(error).__name__}: {error}"
+        object_name = error.object_name if isinstance(error, DamagedObjectError) else ""
+        self._observe(TaskFailed(task, uid, cause_of(error), message, portable(error), object_name))
+
+    def _tell_stats(self) -> None:
+        now = self._clock()
+        if self._slot is None or now < self._next_stats:
+            return
+        self._next_stats = now + STATS_INTERVAL_S
+        stats = self._slot.stats(self._first_row_at_us)
+        if self._first_row_at_us is None and stats.counters.records_out:
+            self._first_row_at_us = round(now * 1e6)
+        self._outbox.put_stats(Report(self.core.instance, self.core.attempt, stats))
+
+    def _post(self, action: Callable[[], None]) -> None:
+        self._inbox.append(action)
+        self._exchange.wake()
+
+    @property
+    def state(self) -> TaskManagerState:
+        return self.core.state
+
+
+def cause_of(error: Exception) -> FailureCause:
+    """The budget that a failure is counted against."""
+    if isinstance(error, DamagedObjectError):
+        return "damaged"
+    if isinstance(error, SourceError):
+        return "input"
+    if isinstance(error, StorageError | SinkError | OSError):
+        return "storage"
+    return "user"
+
+
+def portable(error: Exception) -> FlinkrayError | None:
+    """The error itself where it is one of ours and pickles, so that the driver can raise it."""
+    if not isinstance(error, FlinkrayError):
+        return None
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 - a user's argument that does not pickle
+        return None
+    return error
+
+
+class Outbox:
+    """Reports in order with numbers, kept until heard, and the newest Stats. Bounded by what the core can say before it is heard."""
+
+    def __init__(self) -> None:
+        self._reports: deque[tuple[int, Report]] = deque()
+        self._stats: Report | None = None
+        self._number = 0
+        self._news = threading.Condition()
+
+    def put(self, report: Report) -> None:
+        with self._news:
+            self._number += 1
+            self._reports.append((self._number, report))
+            self._news.notify_all()
+
+    def put_stats(self, stats: Report) -> None:
+        assert isinstance(stats.body, Stats)
+        with self._news:
+            self._stats = stats
+
+    def read(self, after: int, timeout_s: float) -> tuple[list[tuple[int, Report]], Report | None]:
+        with self._news:
+            while self._reports and self._reports[0][0] <= after:
+                self._reports.popleft()
+            if not self._reports and timeout_s > 0:
+                self._news.wait(timeout_s)
+            stats, self._stats = self._stats, None
+            return list(self._reports), stats

@@ -1,0 +1,104 @@
+"""The asynchronous part of a checkpoint in one slot: encode what was captured, seal it, store it, and remember the chains of chunks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from flinkray.checkpoint.base import ChunkRef, ObjectStore
+from flinkray.checkpoint.chunk_writer import ObjectBuilder
+from flinkray.checkpoint.keys import DataKey
+from flinkray.checkpoint.names import data_object_name
+from flinkray.core.messages import Acknowledged, StateRef
+from flinkray.graph.job_graph import JobGraph
+from flinkray.ids import KeyGroupRange, TaskId
+from flinkray.operators.base import StateCapture
+from flinkray.runtime.slot import SlotCheckpoint, SlotPlace
+
+StateKey = tuple[str, str]
+"""Operator uid and state name."""
+
+
+class Uploader:
+    """One per attempt. `upload` runs on a background thread, one checkpoint at a time; the rest on the mailbox thread."""
+
+    def __init__(self, graph: JobGraph, place: SlotPlace, store: ObjectStore | None, data_key: DataKey | None, origin: str) -> None:
+        self._graph = graph
+        self._place = place
+        self._store = store
+        self._data_key = data_key
+        self._origin = origin
+        self._chains: dict[int, dict[StateKey, StateRef]] = {}
+        """By checkpoint: the chunks that make up each state of this slot."""
+
+    def restored(self, checkpoint: int, states: tuple[StateRef, ...]) -> None:
+        """This slot's own chains of the restored checkpoint: deltas may go on top of them."""
+        own = {(s.uid, s.name): s for s in states if s.subtask == self._place.slot}
+        self._chains[checkpoint] = own
+
+    def settled(self, checkpoint: int) -> None:
+        """No later delta refers to anything before `checkpoint`."""
+        for old in [known for known in self._chains if known < checkpoint]:
+            del self._chains[old]
+
+    def upload(self, part: SlotCheckpoint) -> Acknowledged:
+        """Raises StorageError when the store refuses; the checkpoint then fails, the job goes on."""
+        started = time.perf_counter()
+        barrier = part.barrier
+        transactions: dict[str, tuple[object, ...]] = {}
+        for snapshot in part.parts.values():
+            transactions.update(snapshot.transactions)
+        states: dict[StateKey, StateRef] = {}
+        written = 0
+        if barrier.store and self._store is not None:
+            states, written = self._store_parts(part)
+            self._chains[barrier.checkpoint] = states
+        return Acknowledged(
+            checkpoint=barrier.checkpoint,
+            slot=self._place.slot,
+            states=tuple(states.values()),
+            transactions=transactions,
+            counters=part.counters,
+            written_bytes=written,
+            sync_ms=max(snapshot.sync_ms for snapshot in part.parts.values()),
+            async_ms=(time.perf_counter() - started) * 1e3,
+            align_ms=max(snapshot.align_ms for snapshot in part.parts.values()),
+        )
+
+    def _store_parts(self, part: SlotCheckpoint) -> tuple[dict[StateKey, StateRef], int]:
+        assert self._store is not None
+        assert self._data_key is not None
+        place, checkpoint = self._place, part.barrier.checkpoint
+        name = data_object_name(place.claim, checkpoint, place.attempt, place.instance, f"slot-{place.slot}")
+        builder = ObjectBuilder(name, self._origin, self._data_key)
+        base = self._chains.get(part.barrier.base, {}) if part.barrier.base is not None else {}
+        states: dict[StateKey, StateRef] = {}
+        for task, snapshot in part.parts.items():
+            groups = self._graph.key_groups(task)
+            for uid, captures in snapshot.captures.items():
+                for capture in captures:
+                    states[(uid, capture.name)] = self._store_one(builder, base, task, groups, uid, capture, checkpoint)
+        if not builder.empty:
+            self._store.put(name, builder.data())
+        return states, builder.size_bytes
+
+    def _store_one(
+        self,
+        builder: ObjectBuilder,
+        base: Mapping[StateKey, StateRef],
+        task: TaskId,
+        groups: KeyGroupRange,
+        uid: str,
+        capture: StateCapture,
+        checkpoint: int,
+    ) -> StateRef:
+        table = capture.encode()
+        before: tuple[ChunkRef, ...] = ()
+        if not capture.full:
+            before = base[(uid, capture.name)].chunks
+        state = StateRef(uid, task.subtask, capture.name, capture.kind, groups.start, groups.stop, before)
+        if table is None:
+            return state
+        chunk = builder.add(uid, capture.name, capture.kind, capture.full, checkpoint, groups, table)
+        return replace(state, chunks=(*before, chunk))
