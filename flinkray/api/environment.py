@@ -135,11 +135,9 @@ class StreamEnvironment:
 
 def wait_or_cancel(handle: JobHandle) -> JobResult:
     """Wait for the end; an interrupt cancels the job, waits until it is gone, and goes on as an interrupt."""
-    try:
-        return handle.wait()
-    except KeyboardInterrupt:
-        handle.cancel()
-        raise
+    from flinkray.runtime.progress import wait_with_progress
+
+    return wait_with_progress(handle)
 
 
 def script_stem() -> str:

@@ -143,6 +143,13 @@ def find(name: str) -> RayJob | None:
     return RayJob(name, actor, keep_alive=False)
 
 
+def find_at(name: str, address: str) -> RayJob | None:
+    """Like `find`, in the cluster at `address`."""
+    if not ray.is_initialized():
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+    return find(name)
+
+
 def _clear_name(name: str) -> None:
     """An ended job's JobManager makes room; a running one is an error."""
     job = find(name)

@@ -1,0 +1,140 @@
+"""The command line. Exit code 0 on success, 1 when the job failed or storage could not be read, 2 for wrong usage or input."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import runpy
+import sys
+from typing import Any
+
+from flinkray import commands
+from flinkray.errors import FlinkrayError, JobCancelledError
+
+DURATION_HELP = "like 500ms, 10s, 5min"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the console script; exits the process."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Carry out one command line; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    job_arguments: list[str] = []
+    if "--" in given:
+        cut = given.index("--")
+        given, job_arguments = given[:cut], given[cut + 1 :]
+    options = _parser().parse_args(given)
+    try:
+        if options.command == "run":
+            return _run_job(options, job_arguments)
+        return _others(options)
+    except JobCancelledError as error:
+        print(f"flinkray: {error}", file=sys.stderr)
+        return 1
+    except FlinkrayError as error:
+        print(f"flinkray: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="flinkray", description="Stateful, exactly-once stream processing for Python on Ray.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    job = subparsers.add_parser("run", help="run a job script; its own arguments come after --")
+    job.add_argument("script", metavar="JOB.py")
+    job.add_argument("--name", help="name of the job (default: the code's, else the script's stem)")
+    job.add_argument("--parallelism", type=int)
+    job.add_argument("--runtime", choices=("ray", "local"))
+    job.add_argument("--storage", metavar="URI", help="where checkpoints lie, file:///path or s3://bucket/prefix")
+    job.add_argument("--checkpoint-interval", metavar="D", help=DURATION_HELP)
+    job.add_argument("--restore", metavar="WHAT", help="latest (default), none, or checkpoint:ID")
+    job.add_argument("--allow-non-restored-state", action="store_true", default=None, help="drop state whose operator is gone")
+    job.add_argument("--allow-repeated-output", action="store_true", default=None, help="accept rows that are written again")
+    job.add_argument("--detach", action="store_true", default=None, help="return when the job is submitted")
+    listing = subparsers.add_parser("list", help="jobs that run, and those that ended")
+    listing.add_argument("--json", action="store_true")
+    status = subparsers.add_parser("status", help="how a job is doing")
+    status.add_argument("name")
+    status.add_argument("--json", action="store_true")
+    status.add_argument("--watch", action="store_true", help="again and again, until the job has ended")
+    cancel = subparsers.add_parser("cancel", help="end a job; its checkpoints are kept")
+    cancel.add_argument("name")
+    demo = subparsers.add_parser("demo", help="hot items on a local Ray, with a TaskManager killed on the way, checked against DuckDB")
+    demo.add_argument("--fast", action="store_true", help="fewer rows")
+    subparsers.add_parser("doctor", help="what works on this machine, and what a job would not survive")
+    keys = subparsers.add_parser("keys", help="keys that seal checkpoints").add_subparsers(dest="keys_command", required=True)
+    generate = keys.add_parser("generate", help="make a key file (mode 0600)")
+    generate.add_argument("path")
+    return parser
+
+
+def _run_job(options: argparse.Namespace, job_arguments: list[str]) -> int:
+    """Run the script as `python JOB.py ARGUMENTS` would, with the options in its environment."""
+    from flinkray.api.run_options import VARIABLE, RunOptions
+    from flinkray.runtime.progress import VARIABLE as PROGRESS
+
+    if not os.path.isfile(options.script):
+        print(f"flinkray: {options.script}: no such file", file=sys.stderr)
+        return 2
+    os.environ[VARIABLE] = RunOptions(
+        name=options.name,
+        parallelism=options.parallelism,
+        runtime=options.runtime,
+        storage=options.storage,
+        checkpoint_interval=options.checkpoint_interval,
+        restore=options.restore,
+        allow_non_restored_state=options.allow_non_restored_state,
+        allow_repeated_output=options.allow_repeated_output,
+        detach=options.detach,
+    ).to_json()
+    os.environ.setdefault(PROGRESS, "live" if sys.stderr.isatty() else "plain")
+    sys.argv = [options.script, *job_arguments]
+    sys.path.insert(0, os.path.dirname(os.path.abspath(options.script)))
+    try:
+        runpy.run_path(options.script, run_name="__main__")
+    except SystemExit as leaving:
+        return _exit_code(leaving.code)
+    return 0
+
+
+def _exit_code(code: Any) -> int:
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code
+    print(code, file=sys.stderr)
+    return 1
+
+
+def _others(options: argparse.Namespace) -> int:
+    if options.command == "list":
+        return commands.list_jobs(options.json)
+    if options.command == "status":
+        return commands.status(options.name, options.json, options.watch)
+    if options.command == "cancel":
+        return commands.cancel(options.name)
+    if options.command == "keys":
+        from flinkray.checkpoint.keys import generate_key_file
+
+        print(f"key {generate_key_file(options.path)} is in {options.path}; keep a copy: without it no checkpoint can be read")
+        return 0
+    if options.command == "demo":
+        from flinkray.demo import demo
+
+        return demo(options.fast)
+    from flinkray.doctor import doctor
+
+    return doctor()
+
+
+def print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2, default=str))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""`flinkray doctor`: what works on this machine, and what a job here would not survive."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from typing import Literal
+
+from flinkray.config import default_storage, flinkray_home
+from flinkray.errors import FlinkrayError
+
+Verdict = Literal["ok", "note", "broken"]
+Finding = tuple[Verdict, str, str]
+
+PACKAGES = ("ray", "pyarrow", "numba", "numpy", "pyzmq", "cryptography", "fsspec", "s3fs")
+LOW_DISK_BYTES = 2 << 30
+LOW_SHM_BYTES = 1 << 30
+
+
+def doctor() -> int:
+    """Print a table; exit code 1 when something is broken."""
+    findings = list(examine())
+    width = max(len(name) for _, name, _ in findings)
+    for verdict, name, text in findings:
+        print(f"{verdict:6} {name:{width}}  {text}")
+    broken = sum(verdict == "broken" for verdict, _, _ in findings)
+    print(f"\n{broken} broken, {sum(verdict == 'note' for verdict, _, _ in findings)} notes")
+    return 1 if broken else 0
+
+
+def examine() -> Iterator[Finding]:
+    yield "ok", "python", f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores"
+    for package in PACKAGES:
+        yield _package(package)
+    yield _folder("home", flinkray_home())
+    yield _kernels()
+    yield _checked("storage", _storage)
+    yield _checked("exchange", _exchange)
+    yield _space("disk", flinkray_home(), LOW_DISK_BYTES)
+    if os.path.isdir("/dev/shm"):
+        yield _space("/dev/shm", "/dev/shm", LOW_SHM_BYTES)
+    yield from _survival()
+
+
+def _package(name: str) -> Finding:
+    try:
+        return "ok", name, metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "broken", name, "not installed; pip install flinkray"
+
+
+def _folder(name: str, path: str) -> Finding:
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        return "broken", name, f"{path} cannot be written ({error.strerror}); set FLINKRAY_HOME"
+    return "ok", name, path
+
+
+def _kernels() -> Finding:
+    from flinkray.state.warm import warm_kernels
+
+    seconds = warm_kernels(None)
+    return "ok", "kernels", f"compiled and kept in {os.environ['NUMBA_CACHE_DIR']} (this took {seconds:.1f} s)"
+
+
+def _checked(name: str, check: Callable[[], str]) -> Finding:
+    try:
+        return "ok", name, check()
+    except (FlinkrayError, OSError) as error:
+        return "broken", name, str(error)
+
+
+def _storage() -> str:
+    from flinkray.checkpoint.store import open_store
+
+    store = open_store(default_storage(), ".doctor")
+    store.check_reachable()
+    return f"{store.uri} takes conditional creates" if store.conditional_create else f"{store.uri} does not take conditional creates"
+
+
+def _exchange() -> str:
+    import zmq
+
+    return f"ZeroMQ {zmq.zmq_version()}, {'CURVE' if zmq.has('curve') else 'no CURVE: traffic between hosts cannot be encrypted'}"
+
+
+def _space(name: str, path: str, low_bytes: int) -> Finding:
+    free = shutil.disk_usage(path).free
+    return ("ok" if free >= low_bytes else "note"), name, f"{free / 1e9:.1f} GB free"
+
+
+def _survival() -> Iterator[Finding]:
+    """What the default set-up on one machine survives, in plain words."""
+    yield "ok", "a TaskManager's death", "a warm spare takes over from the latest checkpoint"
+    yield "note", "the JobManager's death", "the job ends; started again it goes on from its latest checkpoint (a standby is not there yet)"
+    yield "note", "this host's death", "checkpoints on file:// are lost with the disk; use Checkpointing(storage='s3://...')"
+    key = os.path.join(flinkray_home(), "key")
+    if os.path.exists(key) and not os.environ.get("FLINKRAY_KEY"):
+        yield "note", "the key", f"checkpoints are sealed with {key}, which exists on this host only: keep a copy"
