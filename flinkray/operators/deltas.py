@@ -38,12 +38,18 @@ class DeltaHistory:
     def changed_since(self, base_id: int | None) -> int | None:
         """Things with a generation above this one changed since the base. None: there is no delta on it.
 
-        Bases never go back: snapshots older than `base_id` are forgotten.
+        Bases never go back: snapshots older than `base_id` are forgotten, all of them when there is no base.
         """
         if base_id is None or base_id not in self._taken:
+            self._taken = {}
             return None
         self._taken = {taken: value for taken, value in self._taken.items() if taken >= base_id}
         return self._taken[base_id].generation
+
+    @property
+    def oldest(self) -> int:
+        """No delta will ask for changes at or below this generation."""
+        return min((taken.generation for taken in self._taken.values()), default=self.generation)
 
     def worth_a_delta(self, base_id: int, rows: int, live_rows: int) -> bool:
         """False when a chain with `rows` more would be too long, or mostly rows that later ones have replaced."""

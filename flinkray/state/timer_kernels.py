@@ -115,3 +115,14 @@ def drop_repetitions(times: np.ndarray, payloads: np.ndarray) -> int:
             times[kept], payloads[kept] = times[i], payloads[i]
             kept += 1
     return kept
+
+
+def sorted_order(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """int64[n]: positions that sort by (first, second), equal ones as they came. Any integers up to 64 bits."""
+    order = np.arange(len(first))
+    if not len(first):
+        return order
+    room, other_room = np.empty_like(order), np.empty_like(order)
+    radix_sort_by_first(second.astype(np.int64), order, room, other_room)
+    radix_sort_by_first(first[order].astype(np.int64), order, room, other_room)
+    return order
