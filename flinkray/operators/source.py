@@ -1,0 +1,237 @@
+"""Sources: one subtask finds splits and deals them out, readers read them. Both are ordinary task state at a barrier (rule 13)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from flinkray.columns import MIN_WATERMARK
+from flinkray.connectors.base import Rejected, Source, Split, SplitEnumerator
+from flinkray.graph.windows import WatermarkStrategy
+from flinkray.operators.base import (
+    OperatorContext,
+    Output,
+    RestoredState,
+    SourceOperator,
+    SourceStatus,
+    StateCapture,
+)
+from flinkray.operators.functions import user_errors
+from flinkray.operators.list_state import ListCapture, origin_tables, share
+from flinkray.operators.rate_limit import RateLimit
+from flinkray.operators.splits import MAX_OPEN_SPLITS, SplitSet, SplitWork, restored_works, split_to_json
+from flinkray.operators.watermarks import with_event_time
+
+SPLIT_SCHEMA = pa.schema([("split", pa.string()), ("size", pa.int64())])
+
+DISCOVERED_US = MIN_WATERMARK + 1
+"""The enumerator's watermark once its first discovery is out: a reader that has no split by then was given none."""
+
+DEAD_LETTER_TAG = "dead_letter"
+
+_NOTHING_YET_S = 0.005
+"""How long a split that had nothing at present is left alone."""
+
+_NO_SPLIT_S = 0.02
+"""How long a reader without splits sleeps; a split that comes wakes it."""
+
+_ENUMERATOR_STATE = "enumerator"
+_SPLITS_STATE = "splits"
+_READER_STATE = "reader"
+_ENUMERATOR_SCHEMA = pa.schema([("state", pa.string())])
+_READER_SCHEMA = pa.schema([("watermark_us", pa.int64())])
+
+
+class EnumerateOperator(SourceOperator):
+    """Finds splits and emits a row for each, in the order of reading, so that dealing them out one by one loads readers alike."""
+
+    def __init__(self, source: Source, event_time_column: str | None, readers: int) -> None:
+        self._source = source
+        self._event_time_column = event_time_column
+        self._loads = [0] * readers
+        self._emitted = 0
+        self._discovered = False
+        self._next_s = 0.0
+
+    def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
+        super().open(context, restored, restored_checkpoint)
+        self._next_s = context.clock()
+        states = [json.loads(table.column(0)[0].as_py()) for table in origin_tables(restored, _ENUMERATOR_STATE)]
+        with user_errors(context):
+            self._enumerator: SplitEnumerator = self._source.enumerator(
+                states[0] if states else None, self._event_time_column, len(self._loads)
+            )
+
+    def process(self, batch: pa.RecordBatch, input_index: int, out: Output) -> None:
+        raise AssertionError("an enumerator has no input")
+
+    def poll(self, out: Output) -> SourceStatus:
+        """One discovery is one batch."""
+        now_s = self.context.clock()
+        if self._discovered and now_s < self._next_s:
+            return SourceStatus(emitted=False, wait_s=self._next_s - now_s)
+        with user_errors(self.context):
+            splits = [] if self._discovered and self._enumerator.finished else self._enumerator.discover()
+            finished, interval_s = self._enumerator.finished, self._enumerator.poll_interval_s
+        self._discovered = True
+        self._next_s = now_s + interval_s
+        if splits:
+            dealt = self._balanced(splits)
+            rows = [[split_to_json(split) for split in dealt], [split.size for split in dealt]]
+            out.emit(pa.RecordBatch.from_arrays([pa.array(rows[0], pa.string()), pa.array(rows[1])], schema=SPLIT_SCHEMA))
+        return SourceStatus(emitted=bool(splits), wait_s=0.0 if finished else interval_s, ended=finished)
+
+    def watermark_us(self) -> int:
+        return DISCOVERED_US if self._discovered else MIN_WATERMARK
+
+    def snapshot(self, checkpoint_id: int, base_id: int | None) -> list[StateCapture]:
+        with user_errors(self.context):
+            state = json.dumps(self._enumerator.state())
+        return [ListCapture(_ENUMERATOR_STATE, pa.table({"state": [state]}, schema=_ENUMERATOR_SCHEMA))]
+
+    def _balanced(self, splits: Sequence[Split]) -> list[Split]:
+        """Rows go to the readers in turn: within each turn the largest split goes to the reader that has least. Turns keep their order."""
+        dealt: list[Split] = []
+        readers = len(self._loads)
+        while len(dealt) < len(splits):
+            first = self._emitted % readers
+            turn = splits[len(dealt) : len(dealt) + readers - first]
+            takers = range(first, first + len(turn))
+            by_load = sorted(takers, key=lambda reader: (self._loads[reader], reader))
+            by_size = sorted(turn, key=lambda split: -split.size)
+            given = dict(zip(by_load, by_size, strict=True))
+            for reader in takers:
+                self._loads[reader] += given[reader].size
+                dealt.append(given[reader])
+            self._emitted += len(turn)
+        return dealt
+
+
+class ReadOperator(SourceOperator):
+    """Reads the splits that come in as rows; adds event times and makes the subtask's watermark."""
+
+    def __init__(self, source: Source, watermark: WatermarkStrategy | None) -> None:
+        self._source = source
+        self._strategy = watermark
+        self._splits = SplitSet(watermark, source.max_skew_us)
+        self._watermark_us = MIN_WATERMARK
+        self._discovered = False
+        self._input_ended = False
+        self._had_split = False
+        self._limit: RateLimit | None = None
+
+    def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
+        super().open(context, restored, restored_checkpoint)
+        self._guard = user_errors(context)
+        now_s = self._last_row_s = context.clock()
+        if self._source.rate is not None:
+            self._limit = RateLimit(self._source.rate / context.parallelism, now_s)
+        for work in share(restored_works(origin_tables(restored, _SPLITS_STATE)), context):
+            self._splits.put_back(work)
+        self._had_split = bool(self._splits)
+        marks = [table.column(0)[0].as_py() for table in origin_tables(restored, _READER_STATE)]
+        self._watermark_us = min((mark for mark in marks if mark is not None), default=MIN_WATERMARK)
+
+    # ------------------------------------------------------------------------------------------------ the input: splits
+
+    def process(self, batch: pa.RecordBatch, input_index: int, out: Output) -> None:
+        self._splits.add(batch.column("split").to_pylist())
+        self._had_split = True
+
+    def on_watermark(self, watermark_us: int, out: Output) -> None:
+        self._discovered = watermark_us >= DISCOVERED_US
+
+    def on_end(self, out: Output) -> None:
+        self._discovered = self._input_ended = True
+
+    # ------------------------------------------------------------------------------------------------ reading
+
+    def poll(self, out: Output) -> SourceStatus:
+        now_s = self.context.clock()
+        max_rows = self.context.batch_rows
+        if self._limit is not None:
+            max_rows = min(max_rows, self._limit.allowance(now_s))
+        if not self._splits:
+            idle = self._discovered and (not self._had_split or self._rowless_for(now_s - self._last_row_s))
+            return SourceStatus(emitted=False, wait_s=_NO_SPLIT_S, ended=self._input_ended, idle=idle)
+        if not max_rows:
+            assert self._limit is not None
+            return SourceStatus(emitted=False, wait_s=self._limit.wait_s(), idle=self._splits.all_idle)
+        emitted = False
+        for _ in range(MAX_OPEN_SPLITS):
+            self._open_due(now_s)
+            readable = self._splits.readable(now_s)
+            emitted = bool(readable) and self._read(readable[0], max_rows, now_s, out)
+            if emitted or not readable:
+                break
+        over = self._input_ended and not self._splits
+        wait_s = 0.0 if emitted or over or self._splits.more(now_s) else _NOTHING_YET_S
+        return SourceStatus(emitted=emitted, wait_s=wait_s, ended=over, idle=self._splits.all_idle)
+
+    def _open_due(self, now_s: float) -> None:
+        while (work := self._splits.next_to_open()) is not None:
+            with self._guard:
+                work.reader = self._source.open_split(work.split, work.offset)
+            work.last_row_s = now_s
+
+    def _read(self, work: SplitWork, max_rows: int, now_s: float, out: Output) -> bool:
+        """One batch of one split. False when it gave no row."""
+        assert work.reader is not None
+        with self._guard:
+            batch = work.reader.read(max_rows)
+            rejected = work.reader.take_rejected()
+            if batch is None:
+                work.reader.close()
+        put_aside = self._put_aside(rejected, out)
+        if batch is None:
+            self._splits.finish(work)
+            return False
+        if not batch.num_rows:
+            if not put_aside:
+                work.retry_s = now_s + _NOTHING_YET_S
+                work.idle = self._rowless_for(now_s - work.last_row_s)
+            return False
+        if self._limit is not None:
+            self._limit.take(batch.num_rows)
+        work.idle, work.last_row_s, self._last_row_s = False, now_s, now_s
+        if self._strategy is not None:
+            batch, largest_us = with_event_time(batch, self._strategy, self.context)
+            if largest_us is None:
+                return False
+            self._splits.read(work, largest_us)
+        self.context.metrics.rows_out += batch.num_rows
+        out.emit(batch)
+        return True
+
+    def _put_aside(self, rejected: Rejected, out: Output) -> bool:
+        """Rows that could not be read: counted, and for those who want them in the side output. Whether there were any."""
+        letters = rejected.dead_letters
+        self.context.metrics.skipped_rows += rejected.skipped_rows
+        if letters is not None and letters.num_rows:
+            self.context.metrics.dead_letter_rows += letters.num_rows
+            out.emit(letters, DEAD_LETTER_TAG)
+            return True
+        return rejected.skipped_rows > 0
+
+    def _rowless_for(self, silence_s: float) -> bool:
+        return self._strategy is not None and self._strategy.idle_us is not None and silence_s * 1e6 >= self._strategy.idle_us
+
+    # ------------------------------------------------------------------------------------------------ time and state
+
+    def watermark_us(self) -> int:
+        self._watermark_us = max(self._watermark_us, self._splits.watermark_us())
+        return self._watermark_us
+
+    def snapshot(self, checkpoint_id: int, base_id: int | None) -> list[StateCapture]:
+        with self._guard:
+            splits = self._splits.table()
+        mark = self.watermark_us() if self._had_split and (self._splits or not self._input_ended) else None
+        reader = pa.table({"watermark_us": pa.array([mark], pa.int64())}, schema=_READER_SCHEMA)
+        return [ListCapture(_SPLITS_STATE, splits), ListCapture(_READER_STATE, reader)]
+
+    def close(self) -> None:
+        for work in self._splits.open:
+            if work.reader is not None:
+                work.reader.close()
