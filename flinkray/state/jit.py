@@ -1,18 +1,52 @@
 """numba, with its compiled code kept where it can be written and found again.
 
 Kernels import `njit` from here. The cache folder is set before numba is first imported: site-packages may be read-only, and all
-processes of a machine share what one of them compiled.
+processes of a machine share what one of them compiled. numba checks only a kernel's own file for changes, not the files of
+functions that it calls, so the folder's name carries a digest of the one file whose functions are inlined everywhere (`bits.py`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
 from flinkray.config import flinkray_home
 
-os.environ.setdefault("NUMBA_CACHE_DIR", os.path.join(flinkray_home(), "kernels"))
+
+def _cache_folder() -> str:
+    inlined = Path(__file__).with_name("bits.py").read_bytes()
+    return os.path.join(flinkray_home(), "kernels", hashlib.sha256(inlined).hexdigest()[:12])
+
+
+os.environ.setdefault("NUMBA_CACHE_DIR", _cache_folder())
 os.makedirs(os.environ["NUMBA_CACHE_DIR"], exist_ok=True)
 
-from numba import njit  # noqa: E402
+import numba  # noqa: E402
+from numba import types  # noqa: E402
 
-__all__ = ["njit"]
+__all__ = ["F8", "I4", "I8", "I8_ROWS", "RO_I4", "RO_I8", "RO_U1", "RO_U2", "RO_U8", "U1", "U2", "U8", "inlined", "njit", "types"]
+
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+I8, U8, F8 = types.int64[::1], types.uint64[::1], types.float64[::1]
+I4, U2, U1 = types.int32[::1], types.uint16[::1], types.uint8[::1]
+I8_ROWS = types.int64[:, ::1]
+RO_I8 = types.Array(types.int64, 1, "C", readonly=True)
+RO_U8 = types.Array(types.uint64, 1, "C", readonly=True)
+RO_U1 = types.Array(types.uint8, 1, "C", readonly=True)
+RO_U2 = types.Array(types.uint16, 1, "C", readonly=True)
+RO_I4 = types.Array(types.int32, 1, "C", readonly=True)
+"""Types of kernel arguments: `RO_` takes read-only views of Arrow buffers as well as arrays of one's own."""
+
+
+def njit(*args: Any, **options: Any) -> Callable[[Kernel], Kernel]:
+    """`numba.njit` with a type: `@njit([signature, ...], nogil=True, cache=True)`."""
+    decorate: Callable[[Kernel], Kernel] = numba.njit(*args, **options)
+    return decorate
+
+
+inlined: Callable[[Kernel], Kernel] = numba.njit(forceinline=True)
+"""For the small functions of `bits.py`: compiled into each kernel that calls them."""

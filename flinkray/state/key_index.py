@@ -1,0 +1,161 @@
+"""Keys to dense slots: an open-addressing hash index that looks up a batch at a time and grows in steps.
+
+A bucket is the key's 64-bit hash and its slot side by side, so that a lookup is one cache miss. The hash of a word key is a bijection of
+the word: equal hashes are equal keys, and the key is had back from its hash. Bytes keys are compared in full. When the table is full a
+twice larger one is begun (zeroed memory is touched only as it is used) and every batch moves a share of the old buckets: no batch waits
+for a whole rehash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from flinkray.state.growth import grown
+from flinkray.state.index_kernels import ARENA, BLOCK, FREE, GARBAGE, HIGH, KEYS, MOVED, NULL_SLOT, is_full
+from flinkray.state.index_kernels import compact, hashes_to_words, insert, lookup, move, remove
+from flinkray.state.key_encoding import NO_OFFSETS, KeyCodec, Keys, gather_bytes
+from flinkray.state.key_hash import spread
+
+MIN_BUCKETS = 1024
+STEP_SLOTS = 1 << 16
+STEP_BYTES = 1 << 21
+MOVE_BUCKETS = 4096
+"""Buckets of the old table that every batch moves at least; four for each new key come on top."""
+
+
+class KeyIndex:
+    """Slots are dense from 0, stable while their key stays, and used again after `remove`."""
+
+    def __init__(self, kinds: Sequence[pa.DataType], seed: int) -> None:
+        self.codec = KeyCodec(kinds)
+        self.seed = seed
+        self._counters = np.zeros(8, np.int64)
+        self._counters[NULL_SLOT] = -1
+        self._buckets = np.zeros((MIN_BUCKETS, 2), np.int64)
+        self._old = np.zeros((0, 2), np.int64)
+        self._free = np.zeros(0, np.int32)
+        self._hashes = np.zeros(MIN_BUCKETS, np.uint64)
+        self._entries = np.zeros((0 if self.codec.by_words else MIN_BUCKETS, 3), np.int64)  # start, length, room
+        self._arena = np.zeros(0 if self.codec.by_words else 16 * MIN_BUCKETS, np.uint8)
+
+    def __len__(self) -> int:
+        """Keys in the index."""
+        return int(self._counters[KEYS])
+
+    @property
+    def high(self) -> int:
+        """One above the highest slot ever used: what arrays by slot must hold."""
+        return int(self._counters[HIGH])
+
+    @property
+    def memory_bytes(self) -> int:
+        arrays = (self._buckets, self._old, self._free, self._hashes, self._entries, self._arena)
+        return sum(array.nbytes for array in arrays)
+
+    def keys(self, batch: pa.RecordBatch, columns: Sequence[str]) -> Keys:
+        """The keys of a batch as this index takes them."""
+        return self.codec.keys(batch, columns, self.seed)
+
+    def lookup_or_insert(self, keys: Keys) -> np.ndarray:
+        """int32[n]: the slot of each key; unknown keys get new slots (at or above the `high` before, or freed ones)."""
+        slots = np.empty(len(keys), np.int32)
+        known, done = len(self), 0
+        while (done := self._insert(keys, done, slots)) < len(keys):
+            self._make_room(keys, done)
+        if len(self._old):
+            self._move(MOVE_BUCKETS + 4 * max(0, len(self) - known))
+        return slots
+
+    def lookup(self, keys: Keys) -> np.ndarray:
+        """int32[n]: the slot of each key, -1 where it is not known."""
+        slots = np.empty(len(keys), np.int32)
+        lookup(
+            keys.hashes, keys.offsets, keys.data, keys.bitmap.bits, keys.bitmap.offset, self.codec.by_words,
+            self._buckets, self._old, self._entries, self._arena, self._counters, slots,
+        )  # fmt: skip
+        return slots
+
+    def remove(self, slots: np.ndarray) -> None:
+        """Forgets the keys of these slots (each in use, none twice); the slots may be given to other keys."""
+        self._free = grown(self._free, int(self._counters[FREE]) + len(slots), MIN_BUCKETS)
+        slots = np.ascontiguousarray(slots, np.int32)
+        remove(slots, self._hashes, self._buckets, self._old, self._free, self._counters)
+
+    def copy_keys(self, slots: np.ndarray | None = None) -> KeyCopy:
+        """A copy of the keys of these slots (None: of all below `high`, freed ones too) that later changes leave alone."""
+        null = int(self._counters[NULL_SLOT])
+        chosen: slice | np.ndarray = slice(0, self.high)
+        if slots is not None:
+            chosen = slots
+            null = int(np.argmax(slots == null)) if null >= 0 and np.any(slots == null) else -1
+        hashes = self._hashes[chosen].copy() if slots is None else self._hashes[chosen]
+        if self.codec.by_words:
+            return KeyCopy(self.codec, self.seed, hashes, NO_OFFSETS, self._arena, null)
+        entries = self._entries[chosen]
+        offsets = np.zeros(len(entries) + 1, np.int64)
+        np.cumsum(entries[:, 1], out=offsets[1:])
+        data = np.empty(int(offsets[-1]), np.uint8)
+        gather_bytes(self._arena, np.ascontiguousarray(entries[:, 0]), offsets, data)
+        return KeyCopy(self.codec, self.seed, hashes, offsets, data, null)
+
+    def _insert(self, keys: Keys, start: int, slots: np.ndarray) -> int:
+        return insert(
+            keys.hashes, keys.offsets, keys.data, keys.bitmap.bits, keys.bitmap.offset, self.codec.by_words, start, self._buckets,
+            self._old, self._hashes, self._entries, self._arena, self._free, self._counters, slots,
+        )  # fmt: skip
+
+    def _make_room(self, keys: Keys, done: int) -> None:
+        """The kernel stopped before the block at `done`, because buckets, slots or bytes may not be enough for it."""
+        rows = min(BLOCK, len(keys) - done)
+        if is_full(len(self) + rows, len(self._buckets)):
+            self._move(len(self._old))
+            self._old, self._buckets = self._buckets, np.zeros((2 * len(self._buckets), 2), np.int64)
+            self._counters[MOVED] = 0
+        self._hashes = grown(self._hashes, self.high + rows, STEP_SLOTS)
+        if self.codec.by_words:
+            return
+        self._entries = grown(self._entries, len(self._hashes), STEP_SLOTS)
+        used, needed = int(self._counters[ARENA]), int(keys.offsets[done + rows] - keys.offsets[done]) + 8 * rows
+        if used + needed > len(self._arena) and 2 * self._counters[GARBAGE] > used:
+            self._arena = compact(self._arena, self._entries, self._counters)
+        self._arena = grown(self._arena, int(self._counters[ARENA]) + needed, STEP_BYTES)
+
+    def _move(self, buckets: int) -> None:
+        if len(self._old):
+            move(self._old, buckets, self._buckets, self._counters)
+            if self._counters[MOVED] == len(self._old):
+                self._old = np.zeros((0, 2), np.int64)
+
+
+@dataclass(slots=True)
+class KeyCopy:
+    """Keys by themselves, as taken from an index: decoded when somebody asks (on an upload thread)."""
+
+    codec: KeyCodec
+    seed: int
+    hashes: np.ndarray
+    offsets: np.ndarray
+    data: np.ndarray
+    null_at: int
+
+    def columns(self, order: np.ndarray | None = None) -> list[pa.Array]:
+        """One Arrow array per key column, of all keys or of those in `order` (positions, int64)."""
+        null_at, hashes, offsets, data = self.null_at, self.hashes, self.offsets, self.data
+        if order is not None:
+            null_at = int(np.argmax(order == null_at)) if null_at >= 0 and np.any(order == null_at) else -1
+            hashes = hashes[order]
+        if self.codec.by_words:
+            words = np.empty(len(hashes), np.int64)
+            hashes_to_words(hashes, np.uint64(spread(self.seed)), words)
+            return self.codec.decode_words(words, null_at)
+        if order is not None:
+            starts, lengths = offsets[:-1][order], np.diff(offsets)[order]
+            offsets = np.zeros(len(order) + 1, np.int64)
+            np.cumsum(lengths, out=offsets[1:])
+            data = np.empty(int(offsets[-1]), np.uint8)
+            gather_bytes(self.data, starts, offsets, data)
+        return self.codec.decode_bytes(offsets, data, null_at)
