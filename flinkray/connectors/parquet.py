@@ -1,0 +1,250 @@
+"""Parquet files as a source: split by row groups, only the wanted columns decoded, one position for each row. And as a sink."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flinkray.config import Duration
+from flinkray.connectors.base import Split, SplitReader
+from flinkray.connectors.file_sink import FileSink, FileWriter
+from flinkray.connectors.files import SPLITS_PER_READER, FileSource, InputFile, Missing, Paths, storage_errors
+from flinkray.connectors.schemas import SchemaLike, conform, engine_schema, file_columns
+from flinkray.errors import SourceError
+
+MAX_SPLIT_ROWS = 2_000_000
+MIN_SPLIT_ROWS = 65_536
+_MIN_DECODE_ROWS = 16_384
+_WRITE_ROWS = 131_072
+_WRITE_BYTES = 32 << 20
+_MICROS = {"milliseconds": (1000, 1), "microseconds": (1, 1), "nanoseconds": (1, 1000)}
+
+
+@dataclass(frozen=True, init=False)
+class ParquetSource(FileSource):
+    """Reads Parquet files, directories, globs or URLs. Columns by name; see `connectors.schemas` for how files may differ.
+
+    `missing="null"` reads a column that a file lacks as null. `watch="1s"` looks for new files that often, for ever. A split that is
+    further than `max_skew` of event time ahead of the watermark waits. `rate`: rows/s at most over all readers. `split_rows` bounds a
+    split's size.
+    """
+
+    split_rows: int
+
+    def __init__(
+        self, paths: Paths, schema: SchemaLike | None = None, missing: Missing = "error", watch: Duration | None = None,
+        max_skew: Duration | None = "10s", rate: float | None = None, *, storage_options: Mapping[str, Any] | None = None,
+        split_rows: int = MAX_SPLIT_ROWS,
+    ) -> None:  # fmt: skip
+        self._init(paths, schema, missing, watch, max_skew, rate, storage_options)
+        self._set(split_rows=split_rows)
+
+    def infer(self, file: InputFile) -> tuple[pa.Schema | None, bool]:
+        if file.size == 0:
+            return None, False
+        with self.open_file(file) as parquet:
+            return engine_schema(parquet.schema_arrow, file.path), parquet.metadata.num_rows > 0
+
+    def split_files(self, files: Sequence[InputFile], event_time_column: str | None, parallelism: int) -> list[Split]:
+        files = [file for file in files if file.size]
+        with ThreadPoolExecutor(max_workers=16) as pool:
+            footers = list(pool.map(lambda file: self._footer(file, event_time_column), files))
+        rows = sum(footer.rows for footer in footers)
+        target = max(rows // (SPLITS_PER_READER * parallelism), min(MIN_SPLIT_ROWS, self.split_rows))
+        target = min(target, self.split_rows)
+        return [split for file, footer in zip(files, footers, strict=True) for split in footer.splits(file, target)]
+
+    def _footer(self, file: InputFile, event_time_column: str | None) -> Footer:
+        with self.open_file(file) as parquet:
+            file_columns(parquet.schema_arrow, self.schema(), self.missing, file.path)
+            return Footer.of(parquet.metadata, event_time_column)
+
+    @contextmanager
+    def open_file(self, file: InputFile) -> Iterator[pq.ParquetFile]:
+        parquet = open_parquet(file, self.storage_options)
+        try:
+            yield parquet
+        finally:
+            parquet.close(force=True)
+
+    def open_split(self, split: Split, offset: Any | None) -> ParquetReader:
+        return ParquetReader(self, split, offset)
+
+
+def open_parquet(file: InputFile, options: Mapping[str, Any] | None) -> pq.ParquetFile:
+    """Opens without a memory map: a file that somebody truncates must be an error, not a crash of the process."""
+    file.check_unchanged(options)
+    with storage_errors(file.path):
+        try:
+            if file.is_local:
+                return pq.ParquetFile(file.path, memory_map=False)
+            return pq.ParquetFile(file.open(options), pre_buffer=True)
+        except pa.ArrowInvalid as error:
+            raise SourceError(f"{file.path}: is no Parquet file: {error}") from error
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What planning needs to know of a file's row groups."""
+
+    group_rows: tuple[int, ...]
+    group_min_us: tuple[int | None, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(self.group_rows)
+
+    @classmethod
+    def of(cls, metadata: pq.FileMetaData, event_time_column: str | None) -> Footer:
+        groups = range(metadata.num_row_groups)
+        rows = tuple(metadata.row_group(group).num_rows for group in groups)
+        names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+        if event_time_column not in names:
+            return cls(rows, (None,) * len(rows))
+        index = names.index(event_time_column)
+        scale = _micros_per_unit(metadata.schema.column(index))
+        return cls(rows, tuple(_min_us(metadata.row_group(group).column(index), scale) for group in groups))
+
+    def splits(self, file: InputFile, target_rows: int) -> Iterator[Split]:
+        """Consecutive row groups together until they have `target_rows`."""
+        start = rows = 0
+        for group, group_rows in enumerate(self.group_rows):
+            rows += group_rows
+            if rows >= target_rows or (rows and group == len(self.group_rows) - 1):
+                yield self._split(file, start, group + 1, rows)
+                start, rows = group + 1, 0
+
+    def _split(self, file: InputFile, start: int, stop: int, rows: int) -> Split:
+        bounds = [self.group_min_us[group] for group in range(start, stop) if self.group_rows[group]]
+        known = [bound for bound in bounds if bound is not None]
+        return Split(
+            id=f"{file.path}#{start}-{stop}",
+            payload=file.payload(start=start, stop=stop),
+            min_event_time_us=min(known) if known and len(known) == len(bounds) else None,
+            size=rows,
+        )
+
+
+def _micros_per_unit(column: Any) -> tuple[int, int] | None:
+    """(multiply, divide) to get µs from the raw integers of an event-time column; None where statistics cannot tell."""
+    if column.physical_type != "INT64":
+        return None
+    logical = json.loads(column.logical_type.to_json())
+    if logical["Type"] == "Timestamp":
+        return _MICROS.get(logical["timeUnit"])
+    return (1, 1) if logical["Type"] in ("None", "Int") else None
+
+
+def _min_us(chunk: Any, scale: tuple[int, int] | None) -> int | None:
+    statistics = chunk.statistics
+    if scale is None or statistics is None or not statistics.has_min_max:
+        return None
+    return int(statistics.min_raw) * scale[0] // scale[1]
+
+
+class ParquetReader(SplitReader):
+    """Reads consecutive row groups of one file."""
+
+    def __init__(self, source: ParquetSource, split: Split, offset: Any | None) -> None:
+        self._file = InputFile.of(split.payload)
+        self._options = source.storage_options
+        self._schema = source.schema()
+        self._parquet = open_parquet(self._file, self._options)
+        self._columns = file_columns(self._parquet.schema_arrow, self._schema, source.missing, self._file.path)
+        start, stop = split.payload["start"], split.payload["stop"]
+        self._groups = range(start, stop)
+        metadata = self._parquet.metadata
+        self._ends = list(accumulate(metadata.row_group(group).num_rows for group in self._groups))
+        self._taken = 0
+        """Rows of the split that `read` has returned."""
+        self._batches: Iterator[pa.RecordBatch] | None = None
+        self._rest: pa.RecordBatch | None = None
+        if offset is not None:
+            self._taken = self._first_row(offset["row_group"] - start) + offset["row"]
+
+    def read(self, max_rows: int) -> pa.RecordBatch | None:
+        if self._rest is None:
+            self._rest = self._next_batch(max_rows)
+            if self._rest is None:
+                self._file.check_unchanged(self._options)
+                return None
+        batch, self._rest = self._rest.slice(0, max_rows), self._rest.slice(max_rows)
+        if not self._rest.num_rows:
+            self._rest = None
+        self._taken += batch.num_rows
+        return conform(batch, self._schema, self._file.path)
+
+    def _next_batch(self, max_rows: int) -> pa.RecordBatch | None:
+        try:
+            if self._batches is None:
+                self._batches = self._decode(max(max_rows, _MIN_DECODE_ROWS))
+            return next(self._batches, None)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise SourceError(f"{self._file.path}: cannot be decoded: {error}") from error
+
+    def _decode(self, batch_rows: int) -> Iterator[pa.RecordBatch]:
+        """Record batches from the current position on."""
+        first = bisect_right(self._ends, self._taken)
+        skip = self._taken - self._first_row(first)
+        columns = list(self._columns) or self._parquet.schema_arrow.names[:1]
+        groups = list(self._groups[first:])
+        for batch in self._parquet.iter_batches(batch_rows, row_groups=groups, columns=columns, use_threads=False):
+            if skip < batch.num_rows:
+                yield batch.slice(skip)
+            skip = max(skip - batch.num_rows, 0)
+
+    def _first_row(self, group_index: int) -> int:
+        return self._ends[group_index - 1] if group_index else 0
+
+    def offset(self) -> Any:
+        index = bisect_right(self._ends, self._taken)
+        return {"row_group": self._groups.start + index, "row": self._taken - self._first_row(index)}
+
+    def close(self) -> None:
+        self._parquet.close(force=True)
+
+
+@dataclass(frozen=True)
+class ParquetSink(FileSink):
+    """Writes Parquet files into a directory, exactly once: everything under `dir/*.parquet` is committed."""
+
+    suffix = ".parquet"
+
+    def open_writer(self, handle: BinaryIO, schema: pa.Schema) -> ParquetFileWriter:
+        return ParquetFileWriter(handle, schema)
+
+
+class ParquetFileWriter(FileWriter):
+    """Gathers rows to row groups worth having."""
+
+    def __init__(self, handle: BinaryIO, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._writer = pq.ParquetWriter(handle, schema)
+        self._batches: list[pa.RecordBatch] = []
+        self._rows = self._bytes = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._batches.append(batch)
+        self._rows += batch.num_rows
+        self._bytes += batch.nbytes
+        if self._rows >= _WRITE_ROWS or self._bytes >= _WRITE_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._batches:
+            self._writer.write_table(pa.Table.from_batches(self._batches, self._schema), row_group_size=self._rows)
+        self._batches.clear()
+        self._rows = self._bytes = 0
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
