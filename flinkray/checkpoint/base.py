@@ -83,4 +83,5 @@ class ObjectStore(ABC):
     def delete(self, names: Sequence[str]) -> None:
         """Missing ones are fine."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:  # noqa: B027 - most stores have nothing to release
+        """Release connections; the objects stay."""

@@ -59,6 +59,8 @@ class RecordHeader:
     """The record before, as it stood when this one was written; None for the first of an application."""
     kind: RecordKind
     token: str
+    application: str
+    """Whose log this was written into: a copied log is told apart from the original."""
     claim: int
     checkpoint: int
     attempt: int
@@ -73,11 +75,21 @@ class RecordFormatError(ValueError):
     """Bytes that are no record, or one of a newer format."""
 
 
-def place(draft: Draft, number: int, parent: Link | None, data_key: str, written_at_us: int) -> RecordHeader:
+def place(draft: Draft, number: int, parent: Link | None, application: str, data_key: str, written_at_us: int) -> RecordHeader:
     """The header of `draft` at its number."""
     claim = number if draft.kind is RecordKind.CLAIM else draft.claim
     return RecordHeader(
-        number, parent, draft.kind, draft.token, claim, draft.checkpoint, draft.attempt, draft.ended, data_key, written_at_us
+        number=number,
+        parent=parent,
+        kind=draft.kind,
+        token=draft.token,
+        application=application,
+        claim=claim,
+        checkpoint=draft.checkpoint,
+        attempt=draft.attempt,
+        ended=draft.ended,
+        data_key=data_key,
+        written_at_us=written_at_us,
     )
 
 

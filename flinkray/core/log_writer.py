@@ -21,7 +21,7 @@ from enum import Enum
 from flinkray.core.log_records import Draft, Link, RecordKind
 from flinkray.errors import ProtocolError
 
-# -- events ----------- --------------------------------------------------------------------------------------------------
+# -- events ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class ListFailed:
 LogEvent = Want | Created | Taken | Doubtful | Listed | ListFailed
 
 
-# -- commands ----------- ------------------------------------------------------------------------------------------------
+# -- commands ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

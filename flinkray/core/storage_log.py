@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from flinkray.core.log_records import Link, RecordHeader, RecordKind
 
+
 @dataclass(frozen=True)
 class LogEntry:
     """A record as it stands in storage. `damage` says why it cannot be believed, and is empty when it can."""

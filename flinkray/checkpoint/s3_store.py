@@ -1,0 +1,228 @@
+"""`s3://`: objects in a bucket, through s3fs for session and credentials, with the S3 calls made one by one.
+
+s3fs's directory cache is not used, listings are always fresh. Every call is bounded in time, tried a few times where that is safe, and
+ends in a StorageError that says what to do. `create` is one PUT with If-None-Match (rule 6); where its answer is lost, or says "taken"
+(the client may have sent it twice), the object is read back and its bytes decide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from flinkray.checkpoint.base import CreateOutcome, ObjectStore
+from flinkray.checkpoint.s3_errors import (
+    Refusal,
+    explain,
+    is_conflict,
+    is_missing,
+    is_out_of_range,
+    is_precondition_failed,
+    is_worth_retrying,
+)
+from flinkray.checkpoint.store import check_name, check_prefix, creates_if_absent
+from flinkray.errors import StorageError
+
+T = TypeVar("T")
+
+TRIES = 3
+CONNECT_TIMEOUT_S = 3.0
+READ_TIMEOUT_S = 10.0
+MIN_BYTES_PER_S = 1 << 20
+"""A transfer gets a second more per MiB."""
+
+_FIRST_PAUSE_S = 0.2
+_MULTIPART_BYTES = 64 << 20
+_DELETE_BATCH = 1000
+
+
+class S3Store(ObjectStore):
+    """Objects below `s3://bucket/prefix`. Thread-safe; after a fork the child gets connections of its own."""
+
+    def __init__(self, bucket: str, prefix: str, storage_options: Mapping[str, Any] | None = None) -> None:
+        self._bucket = bucket
+        self._prefix = f"{prefix.strip('/')}/"
+        self._options = _with_bounds(dict(storage_options or {}))
+        self._lock = threading.Lock()
+        self._client: tuple[int, Any] | None = None
+        self._conditional: bool | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"s3://{self._bucket}/{self._prefix[:-1]}"
+
+    @property
+    def shared(self) -> bool:
+        return True
+
+    @property
+    def conditional_create(self) -> bool:
+        if self._conditional is None:
+            self._conditional = True  # so that the probe may ask
+            try:
+                self._conditional = creates_if_absent(self)
+            except StorageError:
+                self._conditional = None
+                raise
+        return self._conditional
+
+    def put(self, name: str, data: bytes | memoryview) -> None:
+        body = bytes(data)
+        seconds = READ_TIMEOUT_S + len(body) / MIN_BYTES_PER_S
+        if len(body) > _MULTIPART_BYTES:
+            path = f"{self._bucket}/{self._key(name)}"
+            self._call("write", name, lambda s3: s3._pipe_file(path, body, chunksize=_MULTIPART_BYTES // 2), seconds)
+        else:
+            self._call("write", name, lambda s3: s3._call_s3("put_object", Bucket=self._bucket, Key=self._key(name), Body=body), seconds)
+
+    def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        if length == 0:
+            if not self.exists(name):
+                raise FileNotFoundError(f"{self.uri}/{name}")
+            return b""
+        asked = {} if offset == 0 and length is None else {"Range": f"bytes={offset}-{'' if length is None else offset + length - 1}"}
+        seconds = READ_TIMEOUT_S + (length or 0) / MIN_BYTES_PER_S + (600.0 if length is None else 0.0)
+        try:
+            return self._call("read", name, lambda s3: _read_body(s3, Bucket=self._bucket, Key=self._key(name), **asked), seconds)
+        except Refusal as refusal:
+            if is_missing(refusal.cause):
+                raise FileNotFoundError(f"{self.uri}/{name}") from refusal.cause
+            if is_out_of_range(refusal.cause):
+                return b""
+            raise
+
+    def create(self, name: str, data: bytes) -> CreateOutcome:
+        if not self.conditional_create:
+            raise StorageError(f"{self.uri} cannot create {name} if absent: it ignores If-None-Match")
+        seconds = READ_TIMEOUT_S + len(data) / MIN_BYTES_PER_S
+        for attempt in range(TRIES):
+            try:
+                self._once("create", name, lambda s3: self._put_if_absent(s3, name, data), seconds)
+                return CreateOutcome.CREATED
+            except Refusal as refusal:
+                standing = self._standing(name, refusal)
+                if standing is not None:
+                    return CreateOutcome.CREATED if standing == data else CreateOutcome.TAKEN
+                retriable = is_worth_retrying(refusal.cause) or is_conflict(refusal.cause) or is_precondition_failed(refusal.cause)
+                if attempt == TRIES - 1 or not retriable:
+                    raise
+                time.sleep(_FIRST_PAUSE_S * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def exists(self, name: str) -> bool:
+        try:
+            self._call("look for", name, lambda s3: s3._call_s3("head_object", Bucket=self._bucket, Key=self._key(name)))
+        except Refusal as refusal:
+            if is_missing(refusal.cause):
+                return False
+            raise
+        return True
+
+    def list(self, prefix: str) -> list[str]:
+        under = self._prefix + check_prefix(prefix)
+        names: list[str] = []
+        token: dict[str, str] = {}
+        while True:
+            page = self._call("list", prefix, partial(self._list_page, under, token))
+            names += [entry["Key"][len(self._prefix) :] for entry in page.get("Contents", []) if not entry["Key"].endswith("/")]
+            if not page.get("IsTruncated"):
+                return sorted(names)
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def delete(self, names: Sequence[str]) -> None:
+        keys = [{"Key": self._key(name)} for name in names]
+        for start in range(0, len(keys), _DELETE_BATCH):
+            batch = {"Objects": keys[start : start + _DELETE_BATCH], "Quiet": True}
+            answer = self._call("delete", names[start], partial(self._delete_batch, batch))
+            failed = [error for error in answer.get("Errors", []) if error.get("Code") != "NoSuchKey"]
+            if failed:
+                reason = failed[0].get("Message") or failed[0].get("Code")
+                raise StorageError(f"cannot delete {failed[0].get('Key')} in {self.uri}: {reason}")
+
+    # -- calls ----------------------------------------------------------------------------------------------------
+
+    def _put_if_absent(self, s3: Any, name: str, data: bytes) -> Awaitable[Any]:
+        return s3._call_s3("put_object", Bucket=self._bucket, Key=self._key(name), Body=data, IfNoneMatch="*")
+
+    def _standing(self, name: str, doubt: Refusal) -> bytes | None:
+        """What stands at `name` after a create without a clear answer. An answer that cannot be had leaves the doubt as it was."""
+        try:
+            return self.get(name)
+        except FileNotFoundError:
+            return None
+        except StorageError:
+            raise doubt from None
+
+    def _list_page(self, under: str, token: dict[str, str], s3: Any) -> Awaitable[Any]:
+        return s3._call_s3("list_objects_v2", Bucket=self._bucket, Prefix=under, **token)
+
+    def _delete_batch(self, batch: dict[str, Any], s3: Any) -> Awaitable[Any]:
+        return s3._call_s3("delete_objects", Bucket=self._bucket, Delete=batch)
+
+    def _call(self, action: str, name: str, request: Callable[[Any], Awaitable[T]], seconds: float = READ_TIMEOUT_S) -> T:
+        """Run an idempotent request, again where that may help."""
+        for attempt in range(TRIES - 1):
+            try:
+                return self._once(action, name, request, seconds)
+            except Refusal as refusal:
+                if not is_worth_retrying(refusal.cause):
+                    raise
+                time.sleep(_FIRST_PAUSE_S * 2**attempt)
+        return self._once(action, name, request, seconds)
+
+    def _once(self, action: str, name: str, request: Callable[[Any], Awaitable[T]], seconds: float) -> T:
+        from fsspec.asyn import sync
+
+        s3 = self._filesystem()
+        try:
+            return sync(s3.loop, lambda: _bounded(request(s3), seconds + CONNECT_TIMEOUT_S))
+        except Exception as error:  # botocore, aiohttp and s3fs raise many unrelated types: each is the storage's answer
+            raise Refusal(explain(error, action, name, self.uri, self._options.get("endpoint_url")), error) from error
+
+    def _filesystem(self) -> Any:
+        with self._lock:
+            if self._client is None or self._client[0] != os.getpid():
+                import s3fs
+
+                client = s3fs.S3FileSystem(**self._options, use_listings_cache=False, skip_instance_cache=True)
+                client.retries = 1  # tries are counted here
+                self._client = (os.getpid(), client)
+            return self._client[1]
+
+    def _key(self, name: str) -> str:
+        return self._prefix + check_name(name)
+
+
+async def _bounded(request: Awaitable[T], seconds: float) -> T:
+    return await asyncio.wait_for(request, seconds)
+
+
+async def _read_body(s3: Any, **request: Any) -> bytes:
+    answer = await s3._call_s3("get_object", **request)
+    async with answer["Body"] as body:
+        return await body.read()
+
+
+def _with_bounds(options: dict[str, Any]) -> dict[str, Any]:
+    """Timeouts and retries that end within seconds; what the user has set stays.
+
+    Checksums that some S3 stores do not know are left out: every object carries its own digest.
+    """
+    if "endpoint_url" not in options and not (options.get("client_kwargs") or {}).get("endpoint_url"):
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if endpoint:
+            options["endpoint_url"] = endpoint
+    config = dict(options.get("config_kwargs") or {})
+    config.setdefault("connect_timeout", CONNECT_TIMEOUT_S)
+    config.setdefault("read_timeout", READ_TIMEOUT_S)
+    config.setdefault("retries", {"total_max_attempts": 1, "mode": "standard"})
+    config.setdefault("request_checksum_calculation", "when_required")
+    config.setdefault("response_checksum_validation", "when_required")
+    config.setdefault("max_pool_connections", 32)
+    options["config_kwargs"] = config
+    return options
