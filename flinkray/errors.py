@@ -94,6 +94,14 @@ class OperatorError(FlinkrayError):
         return f"{where}{self.args[0]}{trace}"
 
 
+class ExpressionError(FlinkrayError):
+    """A value that an expression cannot take: an overflow, a cast that does not fit. `expression` is its text."""
+
+    def __init__(self, message: str, expression: str = "") -> None:
+        super().__init__(message)
+        self.expression = expression
+
+
 class JobFailedError(FlinkrayError):
     """The job ended FAILED; the message carries the cause and the remedy."""
 
