@@ -6,12 +6,13 @@ subtask gets, of every origin's chain, the rows of its own key groups (keyed sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
+from flinkray.columns import MIN_WATERMARK
 from flinkray.errors import RestoreError
 from flinkray.ids import KeyGroupRange
 from flinkray.operators.base import RestoredState, StateCapture, StateKind
@@ -79,3 +80,18 @@ def _restored_state(name: str, origins: list[StateChain], key_groups: KeyGroupRa
     own = len(needed) == 1 and needed[0].subtask == subtask and needed[0].key_groups == key_groups
     cut = tuple(tuple(cut_to_key_groups(table, key_groups) for table in chain.tables) for chain in needed)
     return RestoredState(name, kind, cut, continues=own)
+
+
+WATERMARK = "watermark"
+"""List state of operators that know late rows by the watermark: it goes on from where the snapshot was."""
+
+
+def capture_watermark(watermark_us: int) -> TableCapture:
+    table = pa.table({WATERMARK: pa.array([watermark_us], pa.int64())})
+    return TableCapture(WATERMARK, "list", True, lambda: table)
+
+
+def restored_watermark(restored: Sequence[RestoredState]) -> int:
+    """The smallest over the origin subtasks (at an aligned barrier all have the same); MIN_WATERMARK on a fresh start."""
+    tables = [chain[-1] for state in restored if state.name == WATERMARK for chain in state.chains]
+    return min((table.column(WATERMARK)[0].as_py() for table in tables), default=MIN_WATERMARK)

@@ -18,12 +18,11 @@ from flinkray.graph.windows import SessionWindow, SlidingWindow, TumblingWindow,
 from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState, StateCapture
 from flinkray.operators.deltas import DeltaHistory
 from flinkray.operators.ranking import Int64Array, OrderBy, order_codes, top_rows
-from flinkray.operators.restore import TableCapture
+from flinkray.operators.restore import TableCapture, capture_watermark, restored_watermark
 from flinkray.operators.window_panes import PANE, PaneBuffer, encode_panes, replay_panes
 from flinkray.state.key_hash import hash_keys, key_groups
 
 _ROWS = "rows"
-_WATERMARK = "watermark"
 
 
 class WindowTopNOperator(Operator):
@@ -69,8 +68,7 @@ class WindowTopNOperator(Operator):
         self._check_columns(schema)
         self._panes = PaneBuffer(schema, self._best)
         states = {state.name: state for state in restored}
-        if _WATERMARK in states:
-            self._watermark = min(table.column(0)[0].as_py() for (table,) in states[_WATERMARK].chains)
+        self._watermark = restored_watermark(restored)
         if _ROWS in states:
             self._restore_rows(states[_ROWS], restored_checkpoint)
         self._measure()
@@ -221,8 +219,5 @@ class WindowTopNOperator(Operator):
         def encode() -> pa.Table | None:
             return encode_panes(panes, schema, groups_of) if full or panes else None
 
-        watermark = pa.table({_WATERMARK: pa.array([self._watermark], pa.int64())})
-        return [
-            TableCapture(_ROWS, "keyed" if self._final else "list", full, encode),
-            TableCapture(_WATERMARK, "list", True, lambda: watermark),
-        ]
+        rows_captured = TableCapture(_ROWS, "keyed" if self._final else "list", full, encode)
+        return [rows_captured, capture_watermark(self._watermark)]

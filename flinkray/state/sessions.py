@@ -69,10 +69,30 @@ class Due:
 
 
 @dataclass(frozen=True)
+class SessionKeys:
+    """A copy of the keys of some sessions. A `KeyCopy` knows of one null key only, and several sessions may have it."""
+
+    distinct: KeyCopy
+    expand: Int64Array | None
+    """Positions in `distinct`; None: the keys are as they are there."""
+
+    @property
+    def hashes(self) -> np.ndarray:
+        return self.distinct.hashes if self.expand is None else self.distinct.hashes[self.expand]
+
+    def columns(self, order: Int64Array | None = None) -> list[pa.Array]:
+        """One array per key column, of all sessions or of those at `order`."""
+        if self.expand is None:
+            return self.distinct.columns(order)
+        taken = pa.array(self.expand if order is None else self.expand[order])
+        return [column.take(taken) for column in self.distinct.columns()]
+
+
+@dataclass(frozen=True)
 class Sessions:
     """A copy of some sessions, in the order of their ids."""
 
-    keys: KeyCopy
+    keys: SessionKeys
     starts: Int64Array
     lasts: Int64Array
     states: Int64Array
@@ -82,7 +102,7 @@ class Sessions:
 class Gone:
     """Names of sessions that are in a snapshot, and are no more since `generation`."""
 
-    keys: KeyCopy
+    keys: SessionKeys
     starts: Int64Array
     generation: int
 
@@ -100,6 +120,8 @@ class SessionStore:
         self._free = np.zeros(STEP_IDS, np.int64)
         self._counters = np.zeros(COUNTERS, np.int64)
         self._timers = TimerQueue()
+        null = [pa.nulls(1, kind) for kind in self.index.codec.kinds]
+        self._null_key = self.index.codec.encode(null, 1, seed)
 
     def __len__(self) -> int:
         return int(self._counters[LIVE])
@@ -161,8 +183,7 @@ class SessionStore:
     def copy(self, ids: Int64Array) -> Sessions:
         """What is known of these sessions, keys included."""
         rows = self._sessions[ids]
-        keys = self.index.copy_keys(rows[:, KEY])
-        return Sessions(keys, rows[:, START].copy(), rows[:, LAST].copy(), rows[:, STATE].copy())
+        return Sessions(self._keys_of(rows[:, KEY]), rows[:, START].copy(), rows[:, LAST].copy(), rows[:, STATE].copy())
 
     def changed_since(self, generation: int | None) -> Int64Array:
         """Ids of the sessions that changed after that generation (None: of all)."""
@@ -202,6 +223,17 @@ class SessionStore:
         self._free = grown(self._free, len(self._sessions), STEP_IDS)
         self._heads = grown(self._heads, self.index.high, STEP_IDS)
 
+    def _keys_of(self, slots: Int64Array) -> SessionKeys:
+        null_slot = int(self.index.lookup(self._null_key)[0])
+        nulls = np.flatnonzero(slots == null_slot) if null_slot >= 0 else slots[:0]
+        if len(nulls) < 2:
+            return SessionKeys(self.index.copy_keys(slots), None)
+        kept = np.ones(len(slots), np.bool_)
+        kept[nulls[1:]] = False
+        expand = np.cumsum(kept) - 1
+        expand[nulls] = expand[nulls[0]]
+        return SessionKeys(self.index.copy_keys(slots[kept]), expand)
+
     def _lists(self, more: int) -> tuple[npt.NDArray[np.int64], Int64Array]:
         """Room for what a kernel may tell; memory that it does not touch costs nothing."""
         return np.empty((LISTS, len(self) + more), np.int64), np.zeros(LISTS, np.int64)
@@ -211,7 +243,7 @@ class SessionStore:
         timed = _told(lists, lengths, TIMED)
         self._timers.register(self._sessions[timed, TIMER], timed)
         if lengths[GONE_KEY]:
-            keys = self.index.copy_keys(_told(lists, lengths, GONE_KEY))
+            keys = self._keys_of(_told(lists, lengths, GONE_KEY))
             self.gone.append(Gone(keys, _told(lists, lengths, GONE_START).copy(), generation))
         if lengths[EMPTIED]:
             self.index.remove(_told(lists, lengths, EMPTIED))
