@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from flinkray.api.environment import StreamEnvironment
     from flinkray.api.expressions import coalesce, col, lit, to_datetime, when
     from flinkray.api.job_handle import JobHandle, JobResult
-    from flinkray.api.stream import DataStream, DataStreamSink, KeyedStream, WindowedStream
+    from flinkray.api.keyed_stream import KeyedStream, WindowedStream
+    from flinkray.api.stream import DataStream, DataStreamSink
     from flinkray.api.watermarks import Watermarks
     from flinkray.config import Checkpointing, HighAvailability, KeyEnv, KeyFile, Resources, RestartStrategy
     from flinkray.errors import (
         ConfigError,
         DamagedObjectError,
         DeposedError,
+        ExpressionError,
         FlinkrayError,
         JobCancelledError,
         JobExistsError,
@@ -45,13 +47,15 @@ _NAMES = {
     "flinkray.api.environment": ("StreamEnvironment",),
     "flinkray.api.expressions": ("coalesce", "col", "lit", "to_datetime", "when"),
     "flinkray.api.job_handle": ("JobHandle", "JobResult"),
-    "flinkray.api.stream": ("DataStream", "DataStreamSink", "KeyedStream", "WindowedStream"),
+    "flinkray.api.keyed_stream": ("KeyedStream", "WindowedStream"),
+    "flinkray.api.stream": ("DataStream", "DataStreamSink"),
     "flinkray.api.watermarks": ("Watermarks",),
     "flinkray.config": ("Checkpointing", "HighAvailability", "KeyEnv", "KeyFile", "Resources", "RestartStrategy"),
     "flinkray.errors": (
         "ConfigError",
         "DamagedObjectError",
         "DeposedError",
+        "ExpressionError",
         "FlinkrayError",
         "JobCancelledError",
         "JobExistsError",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from flinkray.columns import HIDDEN
+from flinkray.expressions import Expression
 from flinkray.graph.job_graph import (
     Forward,
     Hash,
@@ -20,7 +19,7 @@ from flinkray.graph.job_graph import (
 
 
 def explain(graph: JobGraph) -> str:
-    """Vertices in the order of the flow, each with its operators and how its rows arrive; warnings at the end."""
+    """Vertices in the order of the flow, each with what its operators do and how its rows arrive; warnings at the end."""
     lines: list[str] = []
     for vertex in graph.vertices:
         lines.extend(_arrivals(graph, vertex))
@@ -33,13 +32,12 @@ def explain(graph: JobGraph) -> str:
 
 def _arrivals(graph: JobGraph, vertex: JobVertex) -> Iterator[str]:
     edges = graph.inputs_of(vertex.index)
-    if not edges and vertex.index:
-        yield ""
+    if vertex.index:
+        yield " │" if edges else ""
     for edge in edges:
-        how = _partitioning(edge.partitioning)
-        direct = len(edges) == 1 and edge.source_vertex == vertex.index - 1
-        origin = "" if direct else f"from [{edge.source_vertex}] "
-        yield f" └─▶ {origin}{how}{_shipped(edge)}"
+        straight_on = len(edges) == 1 and edge.source_vertex == vertex.index - 1
+        origin = "" if straight_on else f"from [{edge.source_vertex}], "
+        yield f" ▼  {origin}{_partitioning(edge.partitioning)}{_shipped(edge)}"
 
 
 def _partitioning(partitioning: Partitioning) -> str:
@@ -55,53 +53,62 @@ def _partitioning(partitioning: Partitioning) -> str:
 
 
 def _shipped(edge: JobEdge) -> str:
-    if edge.schema is None:
+    if edge.schema is None or "split" in edge.schema.names:
         return ""
-    return ": " + ", ".join(edge.schema.names)
+    return f"; sends {', '.join(edge.schema.names)}"
 
 
 def _vertex(vertex: JobVertex) -> Iterator[str]:
     chained = f", {len(vertex.operators)} operators chained" if len(vertex.operators) > 1 else ""
     yield f"[{vertex.index}] parallelism {vertex.parallelism}{chained}"
-    for operator, depth in _tree(vertex):
-        indent = "     " + "  " * depth
-        uid = f" ({operator.uid})" if operator.uid != operator.name else ""
-        yield f"{indent}{operator.kind} {operator.name}{uid}{_details(operator)}"
-        for note in operator.notes:
-            yield f"{indent}  {note}"
+    named = [(prefix + operator.name, operator) for prefix, operator in _tree(vertex, 0, "", "")]
+    width = max(len(name) for name, _ in named)
+    for name, operator in named:
+        for number, line in enumerate([*_does(operator), *operator.notes]):
+            yield f" │  {name if number == 0 else '':<{width}}  {line}"
 
 
-def _tree(vertex: JobVertex) -> Iterator[tuple[OperatorSpec, int]]:
-    """Operators in order; one further in where an operator hands rows to several, so that branches can be seen."""
-    depths = {0: 0}
-    for index, operator in enumerate(vertex.operators):
-        targets = [route.target.index for route in operator.routes if isinstance(route.target, ToOperator)]
-        step = 1 if len(operator.routes) > 1 else 0
-        depths.update((target, depths[index] + step) for target in targets)
-        yield operator, depths[index]
+def _tree(vertex: JobVertex, index: int, prefix: str, indent: str) -> Iterator[tuple[str, OperatorSpec]]:
+    """Operators in the order of the flow; branches are set in where one hands its rows to several."""
+    operator = vertex.operators[index]
+    yield prefix, operator
+    for route in operator.routes:
+        if isinstance(route.target, ToOperator):
+            branch = len(operator.routes) > 1
+            further = indent + "  " if branch else indent
+            yield from _tree(vertex, route.target.index, indent + "↳ " if branch else indent, further)
 
 
-def _details(operator: OperatorSpec) -> str:
-    params: Mapping[str, Any] = operator.params
+def _does(operator: OperatorSpec) -> list[str]:
+    params = operator.params
     match operator.kind:
-        case "enumerate" | "source":
-            watermark = params.get("watermark")
-            time = f", event time {watermark.describe()}" if watermark is not None else ""
-            return f": {params['source'].describe()}{time}"
+        case "enumerate":
+            return [f"finds splits of {params['source'].describe()}"]
+        case "source":
+            return [f"reads {params['source'].describe()}"]
         case "filter":
-            return f": {params['predicate']}"
+            return [f"keeps rows where {params['predicate']}"]
         case "project":
-            return ": " + ", ".join(_column(name, expression) for name, expression in params["columns"])
+            return ["gives " + ", ".join(_column(name, expression) for name, expression in params["columns"])]
         case "assign_watermarks":
-            return f": event time {params['watermark'].describe()}"
+            return [f"takes event time from {params['watermark'].describe()}"]
+        case "filter_fn":
+            return [f"keeps rows for which {_name(params['function'])} says so"]
+        case "map" | "flat_map":
+            return [f"calls {_name(params['function'])} for each row"]
+        case "map_batches":
+            return [f"calls {_name(params['function'])} for each batch ({params['batch_format']})"]
         case "sink":
-            return f": {params['sink'].describe()}"
-        case "map" | "flat_map" | "map_batches" | "filter_fn":
-            return f": {getattr(params['function'], '__qualname__', type(params['function']).__name__)}"
+            return [f"writes {params['sink'].describe()}"]
+        case "passthrough":
+            return ["brings streams together"]
         case _:
-            return ""
+            return [] if operator.notes else [operator.kind]
 
 
-def _column(name: str, expression: object) -> str:
-    text = str(expression)
-    return name if text == name or name in HIDDEN else f"{name} = {text}"
+def _column(name: str, expression: Expression) -> str:
+    return name if expression.plain_column == name else f"{name} = {expression}"
+
+
+def _name(function: object) -> str:
+    return str(getattr(function, "__qualname__", type(function).__name__))

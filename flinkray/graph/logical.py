@@ -85,7 +85,7 @@ class LogicalNode:
 
     @property
     def display_name(self) -> str:
-        return self.label.name or self.label.uid or self.kind
+        return self.label.name or self.label.uid or self.kind.removesuffix("_fn")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -25,7 +25,8 @@ def lower_aggregate(lowering: Lowering, node: AggregateNode) -> Port:
     port = _with_arguments(lowering, node, lowering.port(node))
     keys = node.keys or (ALL,)
     parallelism = lowering.parallelism(node) if node.keys else 1
-    pre_aggregated = _may_pre_aggregate(node)
+    obstacle = _obstacle(node)
+    pre_aggregated = obstacle is None
     if pre_aggregated:
         port = _pre_aggregate(lowering, node, port, keys)
     else:
@@ -38,7 +39,9 @@ def lower_aggregate(lowering: Lowering, node: AggregateNode) -> Port:
     draft = _keyed_draft(
         lowering, node, "keyed_aggregate" if node.window is None else "window_aggregate", params, port, keys, parallelism
     )
-    draft.notes.append(_describe_aggregates(node))
+    draft.notes.insert(0, _describe_aggregates(node))
+    if obstacle is not None:
+        draft.notes.append(f"not aggregated before the shuffle: {obstacle}")
     return draft.output if node.keys else _without_all(lowering, node, draft)
 
 
@@ -70,13 +73,16 @@ def _with_arguments(lowering: Lowering, node: AggregateNode, port: Port) -> Port
     ).output
 
 
-def _may_pre_aggregate(node: AggregateNode) -> bool:
-    return (
-        node.late_tag is None
-        and not isinstance(node.window, SessionWindow)
-        and node.emit != "row"
-        and all(mergeable(aggregate) for aggregate in node.aggregates)
-    )
+def _obstacle(node: AggregateNode) -> str | None:
+    """Why batches cannot be aggregated before the shuffle; None: they can."""
+    if node.late_tag is not None:
+        return "late rows are wanted one by one"
+    if isinstance(node.window, SessionWindow):
+        return "sessions are known only when all rows of a key are together"
+    if node.emit == "row":
+        return "every row gets an answer"
+    alone = [a.describe() for a in node.aggregates if not mergeable(a)]
+    return f"{', '.join(alone)} cannot be merged" if alone else None
 
 
 def _pre_aggregate(lowering: Lowering, node: AggregateNode, port: Port, keys: tuple[str, ...]) -> Port:
@@ -91,7 +97,7 @@ def _pre_aggregate(lowering: Lowering, node: AggregateNode, port: Port, keys: tu
             parallelism=port.draft.parallelism,
             rows=RowType(partial_schema(physical, keys, node.aggregates, node.window)),
             links=(Link(port),),
-            notes=["each batch is aggregated before it is sent"],
+            notes=["aggregates each batch before it is sent"],
         )
     )
     return draft.output
@@ -120,7 +126,7 @@ def lower_top_n(lowering: Lowering, node: TopNNode) -> Port:
                 parallelism=port.draft.parallelism,
                 rows=port.rows,
                 links=(Link(port),),
-                notes=["only rows that can still be among the first are sent"],
+                notes=["sends only rows that can still be among the first"],
             )
         )
         port = local.output
@@ -129,7 +135,8 @@ def lower_top_n(lowering: Lowering, node: TopNNode) -> Port:
         lowering, node, "window_top_n", params, port, node.keys, lowering.parallelism(node) if node.keys else 1
     )
     order = ", ".join(f"{name} {direction}" for name, direction in node.by)
-    draft.notes.append(f"first {node.n} by {order}, ties kept")
+    over = f"per {', '.join(node.keys)}" if node.keys else "over all rows"
+    draft.notes.insert(0, f"first {node.n} by {order}, ties kept, {over}, window {node.window.describe()}")
     return draft.output
 
 

@@ -35,6 +35,8 @@ class Lowering:
         self._ports: dict[int, Port] = {}
         self.late: dict[int, Port] = {}
         """Where the late rows of a windowed node leave."""
+        self._sole: set[int] = set()
+        """Projections that the user did not name and that have one consumer: it may be merged into them."""
         for node in nodes:
             self._ports[node.serial] = self._lower(node)
 
@@ -125,9 +127,11 @@ class Lowering:
             [Link(splits.output, Rebalance())],
         )
         reader.state = "offsets"
-        share = f"{len(names)} of {len(everything)} columns" if len(names) < len(everything) else "all columns"
-        reader.notes.append(f"reads {share}: {', '.join(names)}")
-        if node.watermark is not None and watermark is None:
+        share = f"{len(names)} of {len(everything)}" if len(names) < len(everything) else f"all {len(names)}"
+        reader.notes.append(f"{share} columns: {', '.join(names)}")
+        if watermark is not None:
+            reader.notes.append(f"event time {watermark.describe()}")
+        elif node.watermark is not None:
             reader.notes.append(f"event time of {node.watermark.column} is not tracked: nothing after it needs it")
         return reader.output
 
@@ -156,28 +160,22 @@ class Lowering:
         schema = None
         if node.rows.schema is not None:
             schema = pa.schema([node.rows.schema.field(name) for name, _ in columns])
+        rows = RowType(schema, port.rows.event_time, node.rows.change_key)
         unnamed = node.label.uid is None and node.label.name is None
         same_thread = not port.rebalanced and port.draft.parallelism == self.parallelism(node)
         renames = {name: expression.plain_column for name, expression in columns}
+        sole = unnamed and self._consumers[node.serial] == 1
         if unnamed and same_thread and None not in renames.values():
-            if schema is not None and schema == port.rows.schema and all(a == b for a, b in renames.items()):
+            merge = node.inputs[0].serial in self._sole
+            self._sole.update({node.serial} if sole and merge else ())
+            if rows == port.rows and all(name == old for name, old in renames.items()):
                 return port
-            if self._may_absorb(node.inputs[0], port):
-                return self._absorb(port, columns, RowType(schema, port.rows.event_time, node.rows.change_key))
+            if merge:
+                return self._absorb(port, columns, rows)
+        self._sole.update({node.serial} if sole else ())
         link = self.drafts.feed(port, self.parallelism(node), self.asked(node))
-        rows = RowType(schema, link.port.rows.event_time, node.rows.change_key)
+        rows = replace(rows, event_time=link.port.rows.event_time)
         return self.draft(node, "project", {"columns": columns}, rows, [link]).output
-
-    def _may_absorb(self, stream: LogicalNode, port: Port) -> bool:
-        """Whether the input is a projection of nobody else's, which the user did not name."""
-        return (
-            isinstance(stream, logical.ProjectNode)
-            and port.draft.kind == "project"
-            and port.draft.uid == self.uids[stream.serial]
-            and self._consumers[stream.serial] == 1
-            and stream.label.uid is None
-            and stream.label.name is None
-        )
 
     @staticmethod
     def _absorb(port: Port, columns: Sequence[tuple[str, Expression]], rows: RowType) -> Port:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from flinkray.errors import PlanError
-from flinkray.graph.logical import LogicalNode, RebalanceNode, SideOutputNode, SinkNode
+from flinkray.graph.logical import LogicalNode, RebalanceNode, SideOutputNode, SinkNode, SourceNode
 
 USER_UID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
@@ -56,6 +56,16 @@ def _check_unique(nodes: Iterable[LogicalNode]) -> None:
         taken[node.label.uid] = node
 
 
+def _shown(node: LogicalNode) -> str:
+    match node:
+        case SourceNode():
+            return f"{node.display_name} {node.source.describe()}"
+        case SinkNode():
+            return f"{node.display_name} {node.sink.describe()}"
+        case _:
+            return node.display_name
+
+
 def fingerprint(states: Mapping[str, tuple[str, Any]], max_parallelism: int) -> str:
     """Digest of `{uid: (kind, JSON-able description of its state)}`, in any order."""
     text = json.dumps([max_parallelism, sorted((uid, *state) for uid, state in states.items())], sort_keys=True)
@@ -65,7 +75,7 @@ def fingerprint(states: Mapping[str, tuple[str, Any]], max_parallelism: int) -> 
 def uid_warnings(nodes: Iterable[LogicalNode]) -> tuple[str, ...]:
     """Operators whose state a restore finds only as long as the program keeps its shape."""
     return tuple(
-        f"{node.display_name} keeps state and has no uid: a restore may not find it after the program has changed; give it .uid(...)"
+        f"{_shown(node)} keeps state and has no uid: a restore may not find it after the program has changed; give it .uid(...)"
         for node in nodes
         if node.label.uid is None and (node.stateful or (isinstance(node, SinkNode) and node.sink.transactional))
     )

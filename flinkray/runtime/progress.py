@@ -39,19 +39,25 @@ def wait_with_progress(handle: JobHandle, style: Style | None = None) -> JobResu
     with _terminable():
         while True:
             try:
-                result = handle.wait(timeout=REFRESH_S)
-            except WaitTimeoutError:
-                pass
+                result = _step(handle, view)
+            except KeyboardInterrupt as interrupt:
+                _on_interrupt(handle, view, interrupt)
+                continue
             except Exception:
                 view.finish()
                 raise
-            else:
+            if result is not None:
                 view.finish()
                 return result
-            try:
-                view.show()
-            except KeyboardInterrupt as interrupt:
-                _on_interrupt(handle, view, interrupt)
+
+
+def _step(handle: JobHandle, view: View) -> JobResult | None:
+    """Wait a moment; None: the job goes on."""
+    try:
+        return handle.wait(timeout=REFRESH_S)
+    except WaitTimeoutError:
+        view.show()
+        return None
 
 
 def _on_interrupt(handle: JobHandle, view: View, interrupt: KeyboardInterrupt) -> None:

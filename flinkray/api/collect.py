@@ -1,0 +1,102 @@
+"""`collect()`: a small job of its own that brings a stream's rows to the driver."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flinkray.columns import CHANGE
+from flinkray.config import HighAvailability, JobConfig, RestartStrategy
+from flinkray.errors import PlanError
+from flinkray.graph.job_graph import JobGraph
+from flinkray.graph.logical import LogicalNode, SourceNode, reachable
+from flinkray.graph.planner import plan
+from flinkray.graph.resolve import sink_node
+
+if TYPE_CHECKING:
+    from flinkray.api.environment import StreamEnvironment
+
+COLLECT_UID = "collect"
+
+
+def collect(environment: StreamEnvironment, node: LogicalNode, limit: int | None, max_bytes: int) -> pa.Table:
+    """See `DataStream.collect`."""
+    from flinkray.api.environment import wait_or_cancel
+    from flinkray.runtime.submit import submit
+
+    _check(node, limit)
+    graph, uid = collect_graph(environment, node, limit, max_bytes)
+    handle = submit(graph, collect_config(environment.config))
+    wait_or_cancel(handle)
+    table = handle.results(uid)
+    if node.rows.change_key is not None:
+        table = final_rows(table, node.rows.change_key)
+    return table if limit is None else table.slice(0, limit)
+
+
+def collect_graph(
+    environment: StreamEnvironment, node: LogicalNode, limit: int | None, max_bytes: int
+) -> tuple[JobGraph, str]:
+    """The plan, and the uid of the sink that gathers the rows."""
+    from flinkray.connectors.memory import CollectSink
+
+    # Of a running aggregate every answer is needed to know the last ones.
+    sink = sink_node(node, CollectSink(None if node.rows.changelog else limit, max_bytes))
+    sink.label.uid = uid = free_uid(node)
+    if limit is not None:
+        sink.label.parallelism = 1  # so that it is known when there are enough
+    config = environment.config
+    return plan([sink], config.parallelism, config.max_parallelism), uid
+
+
+def _check(node: LogicalNode, limit: int | None) -> None:
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+        raise PlanError(f"collect(limit={limit!r}): a whole number, 0 or more")
+    for source in reachable([node]):
+        if isinstance(source, SourceNode) and not source.source.bounded:
+            if limit is None:
+                raise PlanError(f"collect: {source.source.describe()} never ends; give collect(limit=...), or use a sink")
+            if node.rows.changelog:
+                raise PlanError(
+                    f"collect: {source.source.describe()} never ends, so a running aggregate has no last answers; aggregate in windows, "
+                    "or use a sink that takes changes"
+                )
+
+
+def free_uid(node: LogicalNode) -> str:
+    """The collecting sink's uid: one that the user has not taken."""
+    taken = {other.label.uid for other in reachable([node])}
+    uid = COLLECT_UID
+    while uid in taken:
+        uid += "-"
+    return uid
+
+
+def collect_config(config: JobConfig) -> JobConfig:
+    """Nothing is kept and nothing is retried: the caller is there, and can do it again."""
+    return replace(
+        config,
+        name=f"{config.name[:100]}-collect-{uuid.uuid4().hex[:8]}",
+        checkpointing=None,
+        restart=RestartStrategy.none(),
+        high_availability=HighAvailability(standbys=0),
+        resources=replace(config.resources, spare_task_managers=0),
+        restore="none",
+        detached=False,
+    )
+
+
+def final_rows(changes: pa.Table, key: Sequence[str]) -> pa.Table:
+    """The last row of each key that was not deleted. All changes of a key are in the order in which they were made."""
+    if changes.num_rows == 0:
+        return changes.drop_columns([CHANGE])
+    numbered = changes.select(list(key)).append_column("_row", pa.array(np.arange(changes.num_rows)))
+    last = numbered.group_by(list(key), use_threads=False).aggregate([("_row", "max")])["_row_max"]
+    rows = changes.take(last)
+    return rows.filter(pc.greater(rows[CHANGE], 0)).drop_columns([CHANGE])

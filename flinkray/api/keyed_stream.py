@@ -1,0 +1,82 @@
+"""`KeyedStream` and `WindowedStream`: aggregates per key, and per key and window of event time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from flinkray.api.environment import StreamEnvironment
+from flinkray.api.stream import DataStream
+from flinkray.config import Duration, duration_us
+from flinkray.errors import PlanError
+from flinkray.graph.logical import LogicalNode
+from flinkray.graph.planner_uids import check_uid
+from flinkray.graph.resolve_keyed import AggregateCall, aggregate_node, require_event_time, top_n_node
+from flinkray.graph.windows import SessionWindow, SlidingWindow, TumblingWindow, Window
+
+By = str | tuple[str, Literal["asc", "desc"]]
+
+
+@dataclass(frozen=True)
+class KeyedStream:
+    """A stream seen per key: what `key_by` gives."""
+
+    _environment: StreamEnvironment
+    _node: LogicalNode
+    keys: tuple[str, ...]
+
+    def aggregate(self, *, emit: str | Duration = "batch", **aggregates: AggregateCall) -> DataStream:
+        """Running aggregates: rows of the key columns and `name=fr.agg...`, whose answers change as rows come.
+
+        `emit`: "batch" gives each key that a batch touched once, "row" answers each row, a duration answers each key at most that
+        often, "final" gives only the last answers, at the end of the input; these are rows like any others, and every sink takes them.
+        """
+        return DataStream(self._environment, aggregate_node(self._node, self.keys, aggregates, emit=emit))
+
+    def window(self, assigner: Window) -> WindowedStream:
+        """Aggregate per window: `fr.windows.Tumbling(...)`, `Sliding(...)` or `Session(...)`."""
+        return WindowedStream(self._environment, self._node, self.keys, assigner)
+
+
+@dataclass(frozen=True)
+class WindowedStream:
+    """Rows per key and window: what `window` gives. A window answers when the watermark passes its end."""
+
+    _environment: StreamEnvironment
+    _node: LogicalNode
+    keys: tuple[str, ...]
+    assigner: Window
+    _lateness_us: int = 0
+    _late_tag: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.assigner, TumblingWindow | SlidingWindow | SessionWindow):
+            raise PlanError(f"window: {self.assigner!r} is no window; write fr.windows.Tumbling('10s') or the like")
+        require_event_time(self._node, "window")
+
+    def allowed_lateness(self, lateness: Duration) -> WindowedStream:
+        """A row is late when its window's end + lateness is at or before the watermark. Until then a late row changes the answer,
+        which is given again."""
+        return replace(self, _lateness_us=duration_us(lateness, "allowed_lateness"))
+
+    def side_output_late(self, tag: str) -> WindowedStream:
+        """Send late rows to `get_side_output(tag)` of the result, instead of counting and dropping them."""
+        return replace(self, _late_tag=check_uid(tag))
+
+    def aggregate(self, **aggregates: AggregateCall) -> DataStream:
+        """Rows of the key columns, `window_start`, `window_end` and `name=fr.agg...`, one per key and window."""
+        return DataStream(self._environment, aggregate_node(self._node, self.keys, aggregates, **self._window()))
+
+    def top_n(self, n: int, by: By | Sequence[By]) -> DataStream:
+        """The `n` rows of each key and window that are first by `by`: names (largest first) or `(name, "asc")`. Rows that tie with
+        the last of them are kept too. Rows get `window_start` and `window_end`, unless they come from a window and have them."""
+        single = isinstance(by, str) or (len(by) == 2 and by[1] in ("asc", "desc"))
+        listed: Sequence[Any] = [by] if single else by
+        order = [(item, "desc") if isinstance(item, str) else tuple(item) for item in listed]
+        if any(len(item) != 2 for item in order):
+            raise PlanError(f"top_n: by={by!r}: give column names, or pairs like ('price', 'asc')")
+        return DataStream(self._environment, top_n_node(self._node, self.keys, n, order, **self._window()))
+
+    def _window(self) -> dict[str, Any]:
+        return {"window": self.assigner, "lateness_us": self._lateness_us, "late_tag": self._late_tag}

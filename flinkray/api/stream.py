@@ -1,0 +1,233 @@
+"""`DataStream`: rows on their way, and what can be done with each. Every method checks its arguments at once and gives a new stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import pyarrow as pa
+
+from flinkray.api.columns import OutputSchema, function_schema, listed_columns
+from flinkray.connectors.base import Sink
+from flinkray.errors import PlanError
+from flinkray.expressions import Expression, as_expression, col
+from flinkray.graph import resolve
+from flinkray.graph.explain import explain
+from flinkray.graph.logical import LogicalNode
+from flinkray.graph.planner_uids import check_uid
+from flinkray.graph.windows import WatermarkStrategy, Window
+
+if TYPE_CHECKING:
+    from flinkray.api.environment import StreamEnvironment
+    from flinkray.api.keyed_stream import KeyedStream, WindowedStream
+
+Row = dict[str, Any]
+BatchFormat = Literal["pyarrow", "pandas", "numpy"]
+COLLECT_MAX_BYTES = 1 << 30
+
+
+class _Step:
+    """A step of the plan that can be given a uid, a name and a parallelism."""
+
+    def __init__(self, environment: StreamEnvironment, node: LogicalNode) -> None:
+        self._environment = environment
+        self._node = node
+
+    def uid(self, uid: str) -> Self:
+        """Name the operator that made this stream, so that a restore finds its state after the program has changed."""
+        self._require_operator("uid")
+        if self._node.label.uid not in (None, uid):
+            raise PlanError(f"uid({uid!r}): this {self._node.kind} has the uid {self._node.label.uid!r} already")
+        self._node.label.uid = check_uid(uid)
+        return self
+
+    def name(self, name: str) -> Self:
+        """What status, explain() and errors call the operator; the uid, or its kind, where none is given."""
+        self._require_operator("name")
+        self._node.label.name = name
+        return self
+
+    def set_parallelism(self, parallelism: int) -> Self:
+        """How many subtasks the operator has; the environment's parallelism where none is given."""
+        self._require_operator("set_parallelism")
+        if isinstance(parallelism, bool) or not isinstance(parallelism, int) or parallelism < 1:
+            raise PlanError(f"set_parallelism({parallelism!r}): a whole number, 1 or more")
+        self._node.label.parallelism = parallelism
+        return self
+
+    def _require_operator(self, method: str) -> None:
+        if not self._node.operator:
+            raise PlanError(f"{method}: a {self._node.kind.replace('_', ' ')} is no operator of its own; name what comes before or after it")
+
+    def _label(self, uid: str | None, name: str | None) -> Self:
+        if uid is not None:
+            self.uid(uid)
+        if name is not None:
+            self.name(name)
+        return self
+
+
+class DataStreamSink(_Step):
+    """The end of a stream: what `sink_to` gives."""
+
+
+class DataStream(_Step):
+    """A stream of rows with columns. Use it several times to send its rows several ways; they are read once."""
+
+    @property
+    def schema(self) -> pa.Schema | None:
+        """The columns; None after a function that does not declare them."""
+        return self._node.rows.schema
+
+    # -- rows -----------------------------------------------------------------------------------------------------
+
+    def filter(
+        self, predicate: Expression | Callable[[Row], Any], *, uid: str | None = None, name: str | None = None
+    ) -> DataStream:
+        """Rows for which an expression is true (not false, not null), or a function of the row (a dict) is truthy."""
+        if callable(predicate) and not isinstance(predicate, Expression):
+            return self._then(resolve.function_node(self._node, "filter_fn", predicate, None))._label(uid, name)
+        return self._then(resolve.filter_node(self._node, as_expression(predicate)))._label(uid, name)
+
+    def select(self, *columns: str | Expression, **named: Any) -> DataStream:
+        """Rows of these columns only: names, expressions with `.alias(name)`, or `name=expression`."""
+        return self._then(resolve.project_node(self._node, listed_columns(columns, named, "select")))
+
+    def with_columns(self, *columns: Expression, **named: Any) -> DataStream:
+        """The rows with columns added, or replaced where the name is there already."""
+        given = dict(listed_columns(columns, named, "with_columns"))
+        kept = [(name, given.pop(name, col(name))) for name in self._known_names("with_columns")]
+        return self._then(resolve.project_node(self._node, [*kept, *given.items()], "with_columns"))
+
+    def drop(self, *names: str) -> DataStream:
+        """The rows without these columns."""
+        for column in names:
+            resolve.check_column(self._node.rows, column, "drop")
+        kept = [(name, col(name)) for name in self._known_names("drop") if name not in names]
+        return self._then(resolve.project_node(self._node, kept, "drop"))
+
+    def map(
+        self,
+        function: Callable[[Row], Row],
+        output_schema: OutputSchema | None = None,
+        *,
+        uid: str | None = None,
+        name: str | None = None,
+    ) -> DataStream:
+        """One row for each row, as dicts (times as int microseconds). Without `output_schema`, or a return annotation (a TypedDict
+        or dataclass), the columns are known only when the first batch has come, and cannot be checked or aggregated."""
+        return self._function("map", function, output_schema, uid, name)
+
+    def flat_map(
+        self,
+        function: Callable[[Row], Any],
+        output_schema: OutputSchema | None = None,
+        *,
+        uid: str | None = None,
+        name: str | None = None,
+    ) -> DataStream:
+        """Any number of rows for each row: an iterable of dicts, or a generator."""
+        return self._function("flat_map", function, output_schema, uid, name)
+
+    def map_batches(
+        self,
+        function: Callable[..., Any],
+        output_schema: OutputSchema | None = None,
+        *,
+        batch_format: BatchFormat = "pyarrow",
+        uid: str | None = None,
+        name: str | None = None,
+    ) -> DataStream:
+        """Whole batches through a function, or through a class that is made once in each subtask and then called."""
+        if batch_format not in ("pyarrow", "pandas", "numpy"):
+            raise PlanError(f"map_batches: batch_format {batch_format!r}; 'pyarrow', 'pandas' or 'numpy'")
+        return self._function("map_batches", function, output_schema, uid, name, batch_format=batch_format)
+
+    def union(self, *streams: DataStream) -> DataStream:
+        """The rows of all streams, which have the same columns."""
+        if any(stream._environment is not self._environment for stream in streams):
+            raise PlanError("union: the streams belong to different environments")
+        return self._then(resolve.union_node([self._node, *(stream._node for stream in streams)])) if streams else self
+
+    def assign_watermarks(self, watermark: WatermarkStrategy) -> DataStream:
+        """Take event time and watermarks from a column here, instead of what the rows had."""
+        return self._then(resolve.watermark_node(self._node, watermark))
+
+    def rebalance(self) -> DataStream:
+        """Deal the rows out evenly over the subtasks of what follows."""
+        return self._then(resolve.rebalance_node(self._node))
+
+    def get_side_output(self, tag: str) -> DataStream:
+        """Late rows of the window that made this stream (`side_output_late`), or a source's rejected rows ("dead_letter")."""
+        return self._then(resolve.side_output_node(self._node, tag))
+
+    # -- keys and windows -----------------------------------------------------------------------------------------
+
+    def key_by(self, *columns: str) -> KeyedStream:
+        """The stream seen per value of these columns. Null is a key too."""
+        from flinkray.api.keyed_stream import KeyedStream
+        from flinkray.graph.resolve_keyed import check_keys
+
+        return KeyedStream(self._environment, self._node, check_keys(self._node, columns))
+
+    def window_all(self, window: Window) -> WindowedStream:
+        """Windows over all rows, whatever their keys; runs in one subtask."""
+        from flinkray.api.keyed_stream import WindowedStream
+
+        return WindowedStream(self._environment, self._node, (), window)
+
+    # -- the end of a stream --------------------------------------------------------------------------------------
+
+    def sink_to(self, sink: Sink, *, uid: str | None = None, name: str | None = None) -> DataStreamSink:
+        """Write the rows to a sink when the job is executed."""
+        if not isinstance(sink, Sink):
+            raise PlanError(f"sink_to: {sink!r} is no sink; write fr.sinks.Parquet(...) or the like")
+        node = resolve.sink_node(self._node, sink)
+        self._environment._add_sink(node)
+        return DataStreamSink(self._environment, node)._label(uid, name)
+
+    def print(self, prefix: str = "") -> DataStreamSink:
+        """Write the rows to the standard output of the processes that run the job, when it is executed."""
+        from flinkray.connectors.memory import PrintSink
+
+        return self.sink_to(PrintSink(prefix))
+
+    def collect(self, limit: int | None = None, *, max_bytes: int = COLLECT_MAX_BYTES) -> pa.Table:
+        """Run what this stream needs, now and from the start, and give its rows (of a running aggregate: the last of each key).
+
+        Nothing is checkpointed, row order is unspecified, other sinks do not run. Raises PlanError for a source that never ends
+        when there is no `limit`, SinkError above `max_bytes` bytes.
+        """
+        from flinkray.api.collect import collect
+
+        return collect(self._environment, self._node, limit, max_bytes)
+
+    def explain(self) -> str:
+        """How this stream would be computed: pushed down, chained, pre-aggregated, shuffled."""
+        from flinkray.api.collect import collect_graph
+
+        return explain(collect_graph(self._environment, self._node, None, COLLECT_MAX_BYTES)[0])
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _then(self, node: LogicalNode) -> DataStream:
+        return DataStream(self._environment, node)
+
+    def _function(
+        self,
+        kind: str,
+        function: Callable[..., Any],
+        output_schema: OutputSchema | None,
+        uid: str | None,
+        name: str | None,
+        **parameters: Any,
+    ) -> DataStream:
+        if not callable(function):
+            raise PlanError(f"{kind}: {function!r} cannot be called")
+        schema = function_schema(function, output_schema, kind)
+        return self._then(resolve.function_node(self._node, kind, function, schema, **parameters))._label(uid, name)
+
+    def _known_names(self, what: str) -> tuple[str, ...]:
+        if self._node.rows.schema is None:
+            raise PlanError(f"{what}: the columns are not known here; declare output_schema= in the function before, or use select()")
+        return self._node.rows.names()
