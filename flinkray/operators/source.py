@@ -70,10 +70,12 @@ class EnumerateOperator(SourceOperator):
     def poll(self, out: Output) -> SourceStatus:
         """One discovery is one batch."""
         now_s = self.context.clock()
-        if self._discovered and now_s < self._next_s:
-            return SourceStatus(emitted=False, wait_s=self._next_s - now_s)
         with user_errors(self.context):
-            splits = [] if self._discovered and self._enumerator.finished else self._enumerator.discover()
+            if self._discovered and self._enumerator.finished:
+                return SourceStatus(emitted=False, ended=True)
+            if self._discovered and now_s < self._next_s:
+                return SourceStatus(emitted=False, wait_s=self._next_s - now_s)
+            splits = self._enumerator.discover()
             finished, interval_s = self._enumerator.finished, self._enumerator.poll_interval_s
         self._discovered = True
         self._next_s = now_s + interval_s
