@@ -119,7 +119,7 @@ def _others(options: argparse.Namespace) -> int:
     if options.command == "cancel":
         return commands.cancel(options.name)
     if options.command == "keys":
-        from flinkray.checkpoint.keys import generate_key_file
+        from flinkray.checkpoint.key_providers import generate_key_file
 
         print(f"key {generate_key_file(options.path)} is in {options.path}; keep a copy: without it no checkpoint can be read")
         return 0

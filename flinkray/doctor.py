@@ -78,10 +78,10 @@ def _checked(name: str, check: Callable[[], str]) -> Finding:
 
 
 def _storage() -> str:
-    from flinkray.checkpoint.store import open_store
+    from flinkray.checkpoint.store import check_reachable, open_store
 
     store = open_store(default_storage(), ".doctor")
-    store.check_reachable()
+    check_reachable(store)
     return f"{store.uri} takes conditional creates" if store.conditional_create else f"{store.uri} does not take conditional creates"
 
 

@@ -167,6 +167,8 @@ class JobCore:
 
     def counters(self) -> Counters:
         """Rows so far; those of a replay are not counted twice."""
+        if self._final is not None:
+            return self.contents[self._final].counters
         total = self._base_counters
         for stats in self.stats.values():
             total = total.plus(stats.counters)

@@ -28,7 +28,12 @@ class Watermark:
 
 @dataclass(frozen=True)
 class Barrier:
+    """Rows before it belong to `checkpoint`, rows after it do not. Carries what the trigger said, to every task at the same point."""
+
     checkpoint: int
+    base: int | None = None
+    """Newest checkpoint that a delta may refer to."""
+    store: bool = True
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from flinkray.errors import ProtocolError
-from flinkray.exchange.base import ChannelId
+from flinkray.exchange.base import Barrier, ChannelId
 
 _HEADER = struct.Struct("<2sBB16sQqq16s16s")
 _PLACE = struct.Struct("<IIIHH")
@@ -47,9 +47,26 @@ class Header(NamedTuple):
     attempt: int
     sequence: int
     value: int
-    """Watermark in microseconds, checkpoint id, or bytes of credit."""
+    """Watermark in microseconds, packed barrier, or bytes of credit."""
     sender: bytes
     token: bytes
+
+
+_ID_BITS = 31
+_NO_BASE = (1 << _ID_BITS) - 1
+
+
+def pack_barrier(barrier: Barrier) -> int:
+    """A barrier as a header's value: two ids of 31 bits and the flag `store`. Raises ProtocolError when an id does not fit."""
+    base = _NO_BASE if barrier.base is None else barrier.base
+    if not (0 <= barrier.checkpoint < _NO_BASE and 0 <= base <= _NO_BASE):
+        raise ProtocolError(f"{barrier} has an id beyond {_ID_BITS} bits")
+    return barrier.checkpoint | base << _ID_BITS | int(barrier.store) << 2 * _ID_BITS
+
+
+def unpack_barrier(value: int) -> Barrier:
+    base = value >> _ID_BITS & _NO_BASE
+    return Barrier(value & _NO_BASE, None if base == _NO_BASE else base, bool(value >> 2 * _ID_BITS))
 
 
 NO_PLACE = bytes(_PLACE.size)

@@ -19,7 +19,7 @@ from flinkray.exchange.base import (
     Watermark,
 )
 from flinkray.exchange.credits import ConsumerCredit, SenderCredit
-from flinkray.exchange.frames import HEADER_BYTES, NO_PLACE, Header, Kind, header, place
+from flinkray.exchange.frames import HEADER_BYTES, NO_PLACE, Header, Kind, header, pack_barrier, place, unpack_barrier
 from flinkray.exchange.liveness import PeerLiveness, SequenceCheck
 from flinkray.exchange.wire_schema import WireSchema, plain_schema
 
@@ -90,7 +90,7 @@ class ZmqOutput(OutputChannel):
             case Watermark():
                 self._peer.put(Kind.IDLE_WATERMARK if element.idle else Kind.WATERMARK, self._place, element.us)
             case Barrier():
-                self._peer.put(Kind.BARRIER, self._place, element.checkpoint)
+                self._peer.put(Kind.BARRIER, self._place, pack_barrier(element))
             case EndOfInput():
                 self._peer.put(Kind.END, self._place)
 
@@ -139,7 +139,7 @@ class ZmqInput(InputChannel):
         elif frame.kind == Kind.WATERMARK or frame.kind == Kind.IDLE_WATERMARK:
             self._elements.append((Watermark(frame.value, frame.kind == Kind.IDLE_WATERMARK), 0))
         elif frame.kind == Kind.BARRIER:
-            self._elements.append((Barrier(frame.value), 0))
+            self._elements.append((unpack_barrier(frame.value), 0))
         elif frame.kind == Kind.END:
             self._elements.append((EndOfInput(), 0))
         else:

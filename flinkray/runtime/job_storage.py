@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-from flinkray.checkpoint.keys import DataKey, resolve_provider
+from flinkray.checkpoint.key_providers import resolve_provider
+from flinkray.checkpoint.keys import DataKey
 from flinkray.checkpoint.log_store import StorageLog, UnfencedLog, open_log
 from flinkray.checkpoint.manifest import CheckpointStats, Manifest, RunFacts
-from flinkray.checkpoint.retention import sweep
-from flinkray.checkpoint.store import open_store, write_probe
+from flinkray.checkpoint.sweep import sweep
+from flinkray.checkpoint.store import check_reachable, open_store, write_probe
 from flinkray.core.job_events import CheckpointContent, JobStatus, Opened, Sweep, WriteManifest
 from flinkray.core.state_plan import check_fit
 from flinkray.core.storage_log import LogEntry, LogView
@@ -58,7 +60,7 @@ class NoStorage(StorageOfJob):
 
     def open(self) -> tuple[Opened, str]:
         check_fresh_start(self._bundle.graph)
-        return Opened(0, None, (), 1, 1, _hash_seed(self._bundle.application)), "no checkpoint storage: a failure starts the job from the beginning"
+        return Opened(0, None, (), 1, 1, secrets.randbits(62)), "no checkpoint storage: a failure starts the job from the beginning"
 
     def write_manifest(self, command: WriteManifest, say: Callable[[str], None]) -> None:
         raise StorageError("this job has no checkpoint storage")
@@ -78,11 +80,13 @@ class NoStorage(StorageOfJob):
 
 
 class JobStorage(StorageOfJob):
-    def __init__(self, bundle: JobBundle, token: str) -> None:
+    def __init__(self, bundle: JobBundle, token: str, new_hash_seed: Callable[[], int] = lambda: secrets.randbits(62)) -> None:
+        """`new_hash_seed`: for a fresh start; random, so that nobody can craft keys that collide. Kept in every manifest."""
         assert bundle.config.checkpointing is not None
         self._bundle = bundle
         self._config = bundle.config.checkpointing
         self._token = token
+        self._new_hash_seed = new_hash_seed
         self._store = open_store(self._config.storage, bundle.application, self._config.storage_options)
         self._log: StorageLog | UnfencedLog | None = None
         self._facts: RunFacts | None = None
@@ -92,7 +96,7 @@ class JobStorage(StorageOfJob):
         self._listed: list[dict[str, Any]] = []
 
     def open(self) -> tuple[Opened, str]:
-        self._store.check_reachable()
+        check_reachable(self._store)
         provider = resolve_provider(self._config.key, self._config.storage)
         log = self._log = open_log(self._store, self._bundle.application, provider)
         afresh = self._bundle.config.restore == "none"
@@ -104,13 +108,13 @@ class JobStorage(StorageOfJob):
             self._check_fingerprint(manifest)
         if not manifests:
             check_fresh_start(graph)
-        claimed = log.claim(self._token, authenticate=not afresh)
+        claimed = log.claim(self._token, fresh=afresh)
         self._data_key = claimed.data_key
         for manifest in manifests:
             self._known.update(log.ring.get_all(manifest.data_keys))
         self._known[claimed.data_key.key_id] = claimed.data_key
         write_probe(self._store, _probe_token(claimed.claim))
-        hash_seed = manifests[0].hash_seed if manifests else _hash_seed(self._bundle.application)
+        hash_seed = manifests[0].hash_seed if manifests else self._new_hash_seed()
         self._facts = RunFacts(self._bundle.application, claimed.claim, graph, hash_seed, _hash_version())
         self._listed = [_listed(manifest) for manifest in reversed(manifests)]
         contents = [manifest.content() for manifest in manifests]
@@ -241,13 +245,6 @@ def _listed(manifest: Manifest) -> dict[str, Any]:
 
 def _probe_token(claim: int) -> str:
     return f"claim-{claim}"
-
-
-def _hash_seed(application: str) -> int:
-    """A new application's seed: random, so that nobody can craft keys that collide; kept in every manifest."""
-    import secrets
-
-    return secrets.randbits(62)
 
 
 def _hash_version() -> int:
