@@ -41,9 +41,54 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = {name: f"flinkray.api.{name}" for name in ("agg", "sinks", "sources", "windows")}
+__all__ = [
+    "Checkpointing",
+    "ConfigError",
+    "DamagedObjectError",
+    "DataStream",
+    "DataStreamSink",
+    "DeposedError",
+    "ExpressionError",
+    "FlinkrayError",
+    "HighAvailability",
+    "JobCancelledError",
+    "JobExistsError",
+    "JobFailedError",
+    "JobHandle",
+    "JobResult",
+    "KeyEnv",
+    "KeyFile",
+    "KeyUnavailableError",
+    "KeyedStream",
+    "OperatorError",
+    "PlanError",
+    "ProtocolError",
+    "ResourceError",
+    "Resources",
+    "RestartStrategy",
+    "RestoreError",
+    "SinkError",
+    "SourceError",
+    "StorageError",
+    "StreamEnvironment",
+    "UsageError",
+    "WaitTimeoutError",
+    "Watermarks",
+    "WindowedStream",
+    "__version__",
+    "agg",
+    "coalesce",
+    "col",
+    "lit",
+    "sinks",
+    "sources",
+    "to_datetime",
+    "when",
+    "windows",
+]
 
-_NAMES = {
+_HOMES = {
+    "flinkray.api": ("agg", "sinks", "sources", "windows"),
     "flinkray.api.environment": ("StreamEnvironment",),
     "flinkray.api.expressions": ("coalesce", "col", "lit", "to_datetime", "when"),
     "flinkray.api.job_handle": ("JobHandle", "JobResult"),
@@ -51,46 +96,17 @@ _NAMES = {
     "flinkray.api.stream": ("DataStream", "DataStreamSink"),
     "flinkray.api.watermarks": ("Watermarks",),
     "flinkray.config": ("Checkpointing", "HighAvailability", "KeyEnv", "KeyFile", "Resources", "RestartStrategy"),
-    "flinkray.errors": (
-        "ConfigError",
-        "DamagedObjectError",
-        "DeposedError",
-        "ExpressionError",
-        "FlinkrayError",
-        "JobCancelledError",
-        "JobExistsError",
-        "JobFailedError",
-        "KeyUnavailableError",
-        "OperatorError",
-        "PlanError",
-        "ProtocolError",
-        "ResourceError",
-        "RestoreError",
-        "SinkError",
-        "SourceError",
-        "StorageError",
-        "UsageError",
-        "WaitTimeoutError",
-    ),
+    "flinkray.errors": tuple(name for name in __all__ if name.endswith("Error")),
 }
-
-_HOMES = {name: module for module, names in _NAMES.items() for name in names}
-
-__all__ = [  # noqa: PLE0604
-    "__version__",
-    *sorted([*_MODULES, *_HOMES]),
-]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        value: Any = import_module(_MODULES[name])
-    elif name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
-    else:
-        raise AttributeError(f"module 'flinkray' has no attribute {name!r}")
-    globals()[name] = value
-    return value
+    for home, names in _HOMES.items():
+        if name in names:
+            value = import_module(f"{home}.{name}") if home == "flinkray.api" else getattr(import_module(home), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'flinkray' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -14,7 +14,7 @@ from flinkray.expressions import Expression, as_expression, col
 from flinkray.expressions.tree import Alias
 from flinkray.expressions.types import schema_from
 
-OutputSchema = pa.Schema | Mapping[str, Any] | type
+OutputSchema: TypeAlias = pa.Schema | Mapping[str, Any] | type
 """A pyarrow schema, `{"name": "type"}`, a TypedDict or a dataclass."""
 
 

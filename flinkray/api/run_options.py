@@ -43,8 +43,7 @@ class RunOptions:
 
     def to_json(self) -> str:
         """For the variable: only what was given."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return json.dumps({name: value for name, value in values.items() if value is not None})
+        return json.dumps(_only_given({field.name: getattr(self, field.name) for field in fields(self)}))
 
     def apply(self, config: JobConfig) -> JobConfig:
         """The configuration with what was given on the command line."""
@@ -58,7 +57,10 @@ class RunOptions:
             "detached": self.detach,
         }
         if config.checkpointing is not None:
-            given = {"storage": self.storage, "interval": self.checkpoint_interval}
-            given = {name: value for name, value in given.items() if value is not None}
-            changes["checkpointing"] = replace(config.checkpointing, **given) if given else None
-        return replace(config, **{name: value for name, value in changes.items() if value is not None})
+            given: dict[str, Any] = {"storage": self.storage, "interval": self.checkpoint_interval}
+            changes["checkpointing"] = replace(config.checkpointing, **_only_given(given))
+        return replace(config, **_only_given(changes))
+
+
+def _only_given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

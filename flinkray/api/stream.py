@@ -57,7 +57,8 @@ class _Step:
 
     def _require_operator(self, method: str) -> None:
         if not self._node.operator:
-            raise PlanError(f"{method}: a {self._node.kind.replace('_', ' ')} is no operator of its own; name what comes before or after it")
+            kind = self._node.kind.replace("_", " ")
+            raise PlanError(f"{method}: a {kind} is no operator of its own; name what comes before or after it")
 
     def _label(self, uid: str | None, name: str | None) -> Self:
         if uid is not None:

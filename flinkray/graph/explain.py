@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from flinkray.columns import CHANGE, EVENT_TIME
 from flinkray.expressions import Expression
 from flinkray.graph.job_graph import (
     Forward,
@@ -14,8 +15,12 @@ from flinkray.graph.job_graph import (
     OperatorSpec,
     Partitioning,
     Rebalance,
+    ToEdge,
     ToOperator,
 )
+from flinkray.graph.logical import ALL
+
+_HIDDEN = {EVENT_TIME: "event time", CHANGE: "change"}
 
 
 def explain(graph: JobGraph) -> str:
@@ -37,13 +42,15 @@ def _arrivals(graph: JobGraph, vertex: JobVertex) -> Iterator[str]:
     for edge in edges:
         straight_on = len(edges) == 1 and edge.source_vertex == vertex.index - 1
         origin = "" if straight_on else f"from [{edge.source_vertex}], "
-        yield f" ▼  {origin}{_partitioning(edge.partitioning)}{_shipped(edge)}"
+        yield f" ▼  {origin}{_partitioning(edge.partitioning)}{_shipped(graph, edge)}"
 
 
 def _partitioning(partitioning: Partitioning) -> str:
     match partitioning:
         case Forward():
             return "one to one"
+        case Hash((key,)) if key == ALL:
+            return "brought together"
         case Hash(columns):
             return f"shuffled by hash of {', '.join(columns)}"
         case Rebalance():
@@ -52,10 +59,16 @@ def _partitioning(partitioning: Partitioning) -> str:
             return "to every subtask"
 
 
-def _shipped(edge: JobEdge) -> str:
-    if edge.schema is None or "split" in edge.schema.names:
+def _shipped(graph: JobGraph, edge: JobEdge) -> str:
+    if edge.schema is None:
         return ""
-    return f"; sends {', '.join(edge.schema.names)}"
+    senders = [o for o in graph.vertices[edge.source_vertex].operators if any(r.target == ToEdge(edge.index) for r in o.routes)]
+    if senders[0].kind == "enumerate":
+        return ""
+    if senders[0].kind == "pre_aggregate":
+        keys = [key for key in senders[0].params["keys"] if key != ALL]
+        return f"; sends {', '.join([*keys, 'partial aggregates'])}"
+    return f"; sends {', '.join(_HIDDEN.get(name, name) for name in edge.schema.names)}"
 
 
 def _vertex(vertex: JobVertex) -> Iterator[str]:

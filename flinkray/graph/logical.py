@@ -22,6 +22,9 @@ from flinkray.graph.windows import WatermarkStrategy, Window
 DEAD_LETTER_TAG = "dead_letter"
 """Side output of a source with `on_error="dead_letter"`."""
 
+ALL = "_all"
+"""A column of zeros: the key of an aggregate over all rows, which runs in one subtask."""
+
 Emit = str | float
 """`"batch" "row" "final"`, or the least seconds between two answers of a key."""
 
@@ -132,6 +135,7 @@ class FunctionNode(LogicalNode):
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WatermarkNode(LogicalNode):
     kind: ClassVar[str] = "assign_watermarks"
+    stateful: ClassVar[bool] = True
 
     watermark: WatermarkStrategy
 

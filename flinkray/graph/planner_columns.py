@@ -47,7 +47,7 @@ def all_columns(rows: RowType, event_time: bool = False) -> Need:
 
 
 def kept(rows: RowType, need: Need) -> tuple[str, ...]:
-    """Names of the known columns that are kept, in the stream's order. A row that nobody looks into keeps one column, so that it still counts."""
+    """Names of the known columns that are kept, in the stream's order: at least one where rows carry nothing else, so that they count."""
     if need.columns is None:
         return rows.names()
     names = tuple(name for name in rows.names() if name in need.columns)

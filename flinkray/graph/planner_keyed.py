@@ -9,16 +9,13 @@ import pyarrow as pa
 from flinkray.expressions import Expression, col, lit
 from flinkray.graph.aggregates import mergeable, partial_schema
 from flinkray.graph.job_graph import Hash, Rebalance
-from flinkray.graph.logical import AggregateNode, KeyedNode, RowType, TopNNode
+from flinkray.graph.logical import ALL, AggregateNode, KeyedNode, RowType, TopNNode
 from flinkray.graph.planner_columns import Need, kept
 from flinkray.graph.planner_drafts import Draft, Link, Port
 from flinkray.graph.windows import SessionWindow
 
 if TYPE_CHECKING:
     from flinkray.graph.planner_lowering import Lowering
-
-ALL = "_all"
-"""A column of zeros: the key of an aggregate over all rows, which runs in one subtask."""
 
 
 def lower_aggregate(lowering: Lowering, node: AggregateNode) -> Port:
@@ -86,8 +83,8 @@ def _obstacle(node: AggregateNode) -> str | None:
 
 
 def _pre_aggregate(lowering: Lowering, node: AggregateNode, port: Port, keys: tuple[str, ...]) -> Port:
-    assert port.rows.schema is not None
-    physical = port.rows.physical()
+    if port.rows.event_time and not lowering.asked(node).event_time:
+        port = lowering.drafts.narrow(port, _arrives(lowering, node))
     draft = lowering.drafts.add(
         Draft(
             uid=f"{lowering.uids[node.serial]}/local",
@@ -95,7 +92,7 @@ def _pre_aggregate(lowering: Lowering, node: AggregateNode, port: Port, keys: tu
             kind="pre_aggregate",
             params={"keys": keys, "aggregates": node.aggregates, "window": node.window},
             parallelism=port.draft.parallelism,
-            rows=RowType(partial_schema(physical, keys, node.aggregates, node.window)),
+            rows=RowType(partial_schema(keys, node.aggregates, node.window, port.rows.physical())),
             links=(Link(port),),
             notes=["aggregates each batch before it is sent"],
         )
@@ -114,6 +111,7 @@ def _arrives(lowering: Lowering, node: KeyedNode) -> Need:
 
 
 def lower_top_n(lowering: Lowering, node: TopNNode) -> Port:
+    assert node.window is not None
     port = lowering.drafts.narrow(lowering.port(node), lowering.asked(node))
     params: dict[str, object] = {"keys": node.keys, "by": node.by, "n": node.n, "window": node.window}
     if node.late_tag is None:
@@ -194,7 +192,8 @@ def _state(node: KeyedNode, port: Port, keys: tuple[str, ...]) -> list[object]:
     if isinstance(node, AggregateNode):
         outputs = [f"{a.output} {a.function} {node.rows.schema.field(a.output).type}" for a in node.aggregates]  # type: ignore[union-attr]
         return [typed_keys, window, outputs]
-    assert isinstance(node, TopNNode) and port.rows.schema is not None
+    assert isinstance(node, TopNNode)
+    assert port.rows.schema is not None
     return [typed_keys, window, [f"{f.name} {f.type}" for f in port.rows.schema], [list(by) for by in node.by], node.n]
 
 

@@ -144,7 +144,9 @@ class Lowering:
                 return self.draft(node, "filter", {"predicate": node.predicate}, fed, [link]).output
             case logical.WatermarkNode():
                 rows = replace(fed, event_time=True)
-                return self.draft(node, "assign_watermarks", {"watermark": node.watermark}, rows, [link]).output
+                draft = self.draft(node, "assign_watermarks", {"watermark": node.watermark}, rows, [link])
+                draft.state = "watermark"
+                return draft.output
             case logical.FunctionNode(function_kind="filter_fn"):
                 return self.draft(node, "filter_fn", {"function": node.function}, fed, [link]).output
             case logical.FunctionNode():

@@ -75,7 +75,7 @@ def fingerprint(states: Mapping[str, tuple[str, Any]], max_parallelism: int) -> 
 def uid_warnings(nodes: Iterable[LogicalNode]) -> tuple[str, ...]:
     """Operators whose state a restore finds only as long as the program keeps its shape."""
     return tuple(
-        f"{_shown(node)} keeps state and has no uid: a restore may not find it after the program has changed; give it .uid(...)"
+        f"{_shown(node)} has state and no uid: a restore may miss it after the program has changed; give it .uid(...)"
         for node in nodes
         if node.label.uid is None and (node.stateful or (isinstance(node, SinkNode) and node.sink.transactional))
     )

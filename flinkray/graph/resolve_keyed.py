@@ -7,17 +7,16 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from flinkray.columns import TIMESTAMP
+from flinkray.columns import TIMESTAMP, visible
 from flinkray.config import Duration, duration_s
 from flinkray.errors import ConfigError, PlanError
 from flinkray.expressions import Expression
-from flinkray.graph.aggregates import Aggregate, output_type
+from flinkray.graph.aggregates import WINDOW_END, WINDOW_START, Aggregate, check_key_type, result_schema
 from flinkray.graph.logical import AggregateNode, Emit, FunctionNode, LogicalNode, RowType, TopNNode
 from flinkray.graph.resolve import check_column, check_names, require_append_only
 from flinkray.graph.windows import SessionWindow, Window
 
-WINDOW_START, WINDOW_END = "window_start", "window_end"
-WINDOW_FIELDS = (pa.field(WINDOW_START, TIMESTAMP), pa.field(WINDOW_END, TIMESTAMP))
+WINDOW_FIELDS = (pa.field(WINDOW_START, TIMESTAMP, nullable=False), pa.field(WINDOW_END, TIMESTAMP, nullable=False))
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,8 @@ def check_keys(stream: LogicalNode, keys: Sequence[str]) -> tuple[str, ...]:
         raise PlanError("key_by: name at least one column; for windows over all rows there is window_all(...)")
     for name in keys:
         kind = check_column(stream.rows, name, "key_by")
-        if kind is not None and (pa.types.is_nested(kind) or pa.types.is_null(kind)):
-            raise PlanError(f"key_by: column {name!r} is {kind}, which cannot be a key; take the parts of it that matter")
+        if kind is not None:
+            check_key_type(name, kind)
     check_names(keys, "key_by")
     return tuple(keys)
 
@@ -58,17 +57,12 @@ def aggregate_node(
     if not calls:
         raise PlanError("aggregate: give at least one aggregate, like aggregate(bids=fr.agg.count())")
     aggregates, arguments = _named(schema, calls)
-    window_fields = WINDOW_FIELDS if window is not None else ()
-    _check_outputs(calls, keys, [f.name for f in window_fields])
+    _check_outputs(calls, keys, [f.name for f in WINDOW_FIELDS] if window is not None else [])
     typed = pa.schema([*schema, *(pa.field(n, e.result_type(schema)) for n, e in arguments)])
-    fields = [
-        *(pa.field(name, schema.field(name).type) for name in keys),
-        *window_fields,
-        *(pa.field(a.output, output_type(a, typed)) for a in aggregates),
-    ]
+    result = visible(result_schema(keys, aggregates, window, RowType(typed, stream.rows.event_time).physical()))
     when = "final" if window is not None else check_emit(emit)
     changes = window is None and when != "final"
-    rows = RowType(pa.schema(fields), event_time=window is not None, change_key=keys if changes else None)
+    rows = RowType(result, event_time=window is not None, change_key=keys if changes else None)
     return AggregateNode(
         inputs=(stream,),
         rows=rows,
@@ -142,6 +136,10 @@ def top_n_node(
     if not by:
         raise PlanError("top_n: name at least one column in by=")
     there = [f.name for f in WINDOW_FIELDS if f.name in schema.names]
+    for name, _ in by:
+        kind = schema.field(name).type
+        if pa.types.is_nested(kind):
+            raise PlanError(f"top_n: column {name!r} is {kind}, which has no order")
     if len(there) == 1:
         raise PlanError(f"top_n: the rows have a column {there[0]!r}, which is a window column of the result; rename it")
     fields = [*schema, *(() if there else WINDOW_FIELDS)]

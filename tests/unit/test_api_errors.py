@@ -87,7 +87,10 @@ WRONG = {
     "a parallelism that is none": (lambda s: s.set_parallelism(0), "1 or more"),
     "a uid for what is no operator": (lambda s: s.rebalance().uid("x"), "no operator of its own"),
     "columns to add to unknown ones": (lambda s: unknown(s).with_columns(x=lit(1)), "not known here"),
-    "an aggregate of unknown columns": (lambda s: unknown(s).filter(lambda r: True).key_by("k").aggregate(n=fr.agg.count()), "output_schema="),
+    "an aggregate of unknown columns": (
+        lambda s: unknown(s).filter(lambda row: True).key_by("k").aggregate(n=fr.agg.count()),
+        "output_schema=",
+    ),
 }
 
 
@@ -116,7 +119,7 @@ def test_rows_that_replace_each_other_are_refused_by(totals, method):
 
 
 def test_an_append_only_sink_refuses_a_running_aggregate_and_names_both_ways_out(totals):
-    with pytest.raises(fr.PlanError, match="emit='final'.*changelog=True"):
+    with pytest.raises(fr.PlanError, match=r"emit='final'.*changelog=True"):
         totals.sink_to(FakeSink())
 
 
@@ -143,7 +146,7 @@ def test_a_sink_says_at_once_which_columns_it_cannot_write(bids):
 
 def test_a_nested_column_is_no_key(env):
     stream = env.from_source(FakeSource(columns=pa.schema([("tags", pa.list_(pa.string()))])))
-    with pytest.raises(fr.PlanError, match="cannot be a key"):
+    with pytest.raises(fr.PlanError, match="tags"):
         stream.key_by("tags")
 
 
@@ -179,5 +182,5 @@ def test_columns_that_are_not_known_are_not_checked_until_they_are_declared(bids
     assert stream.schema is None
     declared = stream.map(lambda row: row, {"a": "int"})
     assert declared.schema == pa.schema([("a", pa.int64())])
-    with pytest.raises(fr.PlanError, match="no column|There is|there is|there are|did you mean"):
+    with pytest.raises(fr.PlanError, match="'b'"):
         declared.select("b")

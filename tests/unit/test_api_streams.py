@@ -49,18 +49,18 @@ def test_columns_after_select_with_columns_and_drop(bids):
 
 def test_a_window_gives_keys_window_and_aggregates_with_their_types(bids):
     result = bids.key_by("channel", "auction").window(fr.windows.Tumbling("10s")).aggregate(
-        n=fr.agg.count(), total=fr.agg.sum("price"), mean=fr.agg.mean("price"), url=fr.agg.last("url")
+        n=fr.agg.count(), total=fr.agg.sum("price"), mean=fr.agg.mean("price"), time=fr.agg.last("date_time")
     )
     assert result.schema == pa.schema(
         [
             ("channel", pa.string()),
             ("auction", pa.int64()),
-            ("window_start", TIMESTAMP),
-            ("window_end", TIMESTAMP),
+            pa.field("window_start", TIMESTAMP, nullable=False),
+            pa.field("window_end", TIMESTAMP, nullable=False),
             ("n", pa.int64()),
             ("total", pa.int64()),
             ("mean", pa.float64()),
-            ("url", pa.string()),
+            ("time", TIMESTAMP),
         ]
     )
     assert result._node.rows.event_time

@@ -26,7 +26,8 @@ def expect(text: str, picture: str) -> None:
 
 
 def test_hot_items(env, bids):
-    counts = bids.filter(col("price") > 100).key_by("auction").window(fr.windows.Sliding("10s", "2s")).aggregate(bids=fr.agg.count()).uid("counts")
+    sliding = bids.filter(col("price") > 100).key_by("auction").window(fr.windows.Sliding("10s", "2s"))
+    counts = sliding.aggregate(bids=fr.agg.count()).uid("counts")
     hottest = counts.window_all(fr.windows.Tumbling("2s")).top_n(1, by="bids").uid("hottest")
     hottest.sink_to(FakeSink(), uid="out").set_parallelism(1)
     expect(
@@ -43,12 +44,12 @@ def test_hot_items(env, bids):
          │  filter        keeps rows where col("price") > 100
          │  counts local  aggregates each batch before it is sent
          │
-         ▼  shuffled by hash of auction; sends auction, _pane, _a0_0
+         ▼  shuffled by hash of auction; sends auction, partial aggregates
         [2] parallelism 2, 2 operators chained
          │  counts         bids=count() per auction, window sliding 10s every 2s
          │  hottest local  sends only rows that can still be among the first
          │
-         ▼  dealt out in turn; sends auction, window_start, window_end, bids, _event_time
+         ▼  dealt out in turn; sends auction, window_start, window_end, bids, event time
         [3] parallelism 1, 2 operators chained
          │  hottest  first 1 by bids desc, ties kept, over all rows, window tumbling 2s
          │  out      writes Parquet out/
@@ -77,9 +78,9 @@ def test_a_running_aggregate_without_uids_warns(env):
          │             not aggregated before the shuffle: every row gets an answer
          │  sink       writes Parquet out/
 
-        warning: source Parquet bids/*.parquet keeps state and has no uid: a restore may not find it after the program has changed; give it .uid(...)
-        warning: aggregate keeps state and has no uid: a restore may not find it after the program has changed; give it .uid(...)
-        warning: sink Parquet out/ keeps state and has no uid: a restore may not find it after the program has changed; give it .uid(...)
+        warning: source Parquet bids/*.parquet has state and no uid: a restore may miss it after the program has changed; give it .uid(...)
+        warning: aggregate has state and no uid: a restore may miss it after the program has changed; give it .uid(...)
+        warning: sink Parquet out/ has state and no uid: a restore may miss it after the program has changed; give it .uid(...)
         """,
     )
 
@@ -99,13 +100,13 @@ def test_branches_functions_and_unions(env, bids):
          │
          ▼  dealt out in turn
         [1] parallelism 2, 5 operators chained
-         │  bids        reads Parquet bids/*.parquet
-         │              all 7 columns: auction, bidder, price, channel, url, date_time, extra
-         │              event time of date_time is not tracked: nothing after it needs it
-         │  ↳ map       calls clean for each row
-         │    select    gives next = col("auction") + 1
-         │    next      writes Parquet next/
-         │  ↳ select    gives auction, price
+         │  bids      reads Parquet bids/*.parquet
+         │            all 7 columns: auction, bidder, price, channel, url, date_time, extra
+         │            event time of date_time is not tracked: nothing after it needs it
+         │  ↳ map     calls clean for each row
+         │    select  gives next = col("auction") + 1
+         │    next    writes Parquet next/
+         │  ↳ select  gives auction, price
 
         [2] parallelism 1
          │  more splits  finds splits of Parquet more

@@ -69,7 +69,7 @@ def test_the_public_surface_is_what_all_says():
 def test_a_name_that_is_not_there_is_said():
     with pytest.raises(AttributeError, match="Streams"):
         fr.Streams  # noqa: B018
-    with pytest.raises(AttributeError, match="there are: .*Parquet"):
+    with pytest.raises(AttributeError, match=r"there are: .*Parquet"):
         fr.sources.Kafka  # noqa: B018
     with pytest.raises(AttributeError, match="Blackhole"):
         fr.sinks.Kafka  # noqa: B018

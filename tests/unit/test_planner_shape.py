@@ -72,7 +72,7 @@ def test_vertices_edges_and_routes_are_in_topological_order(env):
 def test_no_local_stage_where_rows_are_needed_one_by_one(env, aggregate):
     aggregate(env).sink_to(FakeSink(changes=True))
     graph = env.job_graph()
-    assert "pre_aggregate" not in sum(kinds(graph), [])
+    assert all("pre_aggregate" not in vertex for vertex in kinds(graph))
     assert any("not aggregated before the shuffle" in note for v in graph.vertices for o in v.operators for note in o.notes)
 
 
