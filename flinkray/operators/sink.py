@@ -29,9 +29,9 @@ class SinkOperator(Operator):
         self._restored_checkpoint = -1
 
     @property
-    def transactions_uncommitted(self) -> int:
+    def transactions_uncommitted(self) -> list[dict[str, Any]]:
         """Prepared and not known to be committed."""
-        return sum(len(transactions) for transactions in self._prepared.values())
+        return [transaction for transactions in self._prepared.values() for transaction in transactions]
 
     def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
         super().open(context, restored, restored_checkpoint)
@@ -55,7 +55,6 @@ class SinkOperator(Operator):
         assert self._columns is not None
         if batch.schema.names != self._columns:
             batch = batch.select(self._columns)
-        self.context.metrics.rows_in += batch.num_rows
         with self._guard:
             self._writer.write(batch)
 

@@ -27,7 +27,10 @@ from flinkray.operators.watermarks import with_event_time
 SPLIT_SCHEMA = pa.schema([("split", pa.string()), ("size", pa.int64())])
 
 DISCOVERED_US = MIN_WATERMARK + 1
-"""The enumerator's watermark once its first discovery is out: a reader that has no split by then was given none."""
+"""The enumerator's watermark once its first discovery is out: readers have their splits, and one without was given none."""
+
+DEAL_ROWS = 4096
+"""Splits in a batch at most: larger batches are not dealt out row by row."""
 
 DEAD_LETTER_TAG = "dead_letter"
 
@@ -68,7 +71,7 @@ class EnumerateOperator(SourceOperator):
         raise AssertionError("an enumerator has no input")
 
     def poll(self, out: Output) -> SourceStatus:
-        """One discovery is one batch."""
+        """One discovery, all of it: readers know their splits before one of them reads far."""
         now_s = self.context.clock()
         with user_errors(self.context):
             if self._discovered and self._enumerator.finished:
@@ -79,10 +82,9 @@ class EnumerateOperator(SourceOperator):
             finished, interval_s = self._enumerator.finished, self._enumerator.poll_interval_s
         self._discovered = True
         self._next_s = now_s + interval_s
-        if splits:
-            dealt = self._balanced(splits)
-            rows = [[split_to_json(split) for split in dealt], [split.size for split in dealt]]
-            out.emit(pa.RecordBatch.from_arrays([pa.array(rows[0], pa.string()), pa.array(rows[1])], schema=SPLIT_SCHEMA))
+        dealt = self._balanced(splits)
+        for start in range(0, len(dealt), DEAL_ROWS):
+            out.emit(_split_rows(dealt[start : start + DEAL_ROWS]))
         return SourceStatus(emitted=bool(splits), wait_s=0.0 if finished else interval_s, ended=finished)
 
     def watermark_us(self) -> int:
@@ -109,6 +111,11 @@ class EnumerateOperator(SourceOperator):
                 dealt.append(given[reader])
             self._emitted += len(turn)
         return dealt
+
+
+def _split_rows(splits: Sequence[Split]) -> pa.RecordBatch:
+    texts = pa.array([split_to_json(split) for split in splits], pa.string())
+    return pa.RecordBatch.from_arrays([texts, pa.array([split.size for split in splits], pa.int64())], schema=SPLIT_SCHEMA)
 
 
 class ReadOperator(SourceOperator):
@@ -203,7 +210,6 @@ class ReadOperator(SourceOperator):
             if largest_us is None:
                 return False
             self._splits.read(work, largest_us)
-        self.context.metrics.rows_out += batch.num_rows
         out.emit(batch)
         return True
 
@@ -223,7 +229,9 @@ class ReadOperator(SourceOperator):
     # ------------------------------------------------------------------------------------------------ time and state
 
     def watermark_us(self) -> int:
-        self._watermark_us = max(self._watermark_us, self._splits.watermark_us())
+        """Does not move before all splits of the first discovery are here."""
+        if self._discovered:
+            self._watermark_us = max(self._watermark_us, self._splits.watermark_us())
         return self._watermark_us
 
     def snapshot(self, checkpoint_id: int, base_id: int | None) -> list[StateCapture]:

@@ -71,7 +71,7 @@ def harness(log: Log, subtask: int = 0, parallelism: int = 1, **options: Any) ->
 
 def uncommitted(driven: OperatorHarness) -> int:
     assert isinstance(driven.operator, SinkOperator)
-    return driven.operator.transactions_uncommitted
+    return len(driven.operator.transactions_uncommitted)
 
 
 def test_rows_are_committed_only_when_their_checkpoint_is_known_to_be_complete() -> None:
@@ -87,7 +87,6 @@ def test_rows_are_committed_only_when_their_checkpoint_is_known_to_be_complete()
     driven.snapshot(2)
     assert driven.notify(2)
     assert log.committed == [[1, 2], [3]]
-    assert driven.metrics.rows_in == 3
 
 
 def test_notify_is_cumulative_repeatable_and_leaves_later_ones() -> None:
