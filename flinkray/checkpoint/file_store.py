@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -32,6 +33,8 @@ class FileStore(ObjectStore):
         self._temporary = os.path.join(folder, _TEMPORARY)
         self._can_link: bool | None = None
         self._seen = False
+        """The folder was there once."""
+        self._writable = False
 
     @property
     def uri(self) -> str:
@@ -84,18 +87,20 @@ class FileStore(ObjectStore):
     def exists(self, name: str) -> bool:
         with _storage_errors("look for", self.uri, name):
             try:
-                os.stat(self._path(name))
+                return stat.S_ISREG(os.stat(self._path(name)).st_mode)
             except FileNotFoundError:
                 return False
-            return True
 
     def list(self, prefix: str) -> list[str]:
         top = os.path.join(self._folder, check_prefix(prefix))
         names: list[str] = []
         with _storage_errors("list", self.uri, prefix):
-            if not self._seen and not os.path.lexists(self._folder):
+            try:
+                os.stat(self._folder)
+            except FileNotFoundError:
+                if self._seen:
+                    raise  # a folder that was there and has gone is not an empty one
                 return []
-            os.stat(self._folder)  # a folder that was there and has gone is an error, not an empty one
             self._seen = True
             for folder, folders, files in os.walk(top, onerror=_raise_unless_missing):
                 if _TEMPORARY in folders and os.path.join(folder, _TEMPORARY) == self._temporary:
@@ -120,16 +125,13 @@ class FileStore(ObjectStore):
         return os.path.join(self._folder, check_name(name))
 
     def _write_temporary(self, data: bytes | memoryview) -> str:
-        path = os.path.join(self._temporary, f"{os.getpid()}-{os.urandom(8).hex()}")
-        try:
-            file = open(path, "xb")  # noqa: SIM115
-        except FileNotFoundError:
+        if not self._writable:
             _make_folder(self._temporary)
             self._remove_litter()
-            file = open(path, "xb")  # noqa: SIM115
-        self._seen = True
+            self._seen = self._writable = True
+        path = os.path.join(self._temporary, f"{os.getpid()}-{os.urandom(8).hex()}")
         try:
-            with file:
+            with open(path, "xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

@@ -56,8 +56,12 @@ def code_of(error: BaseException | None) -> str:
     return ""
 
 
-def is_missing(error: BaseException | None) -> bool:
-    return code_of(error) in ("NoSuchKey", "404", "NotFound")
+def is_missing(error: BaseException | None, head: bool = False) -> bool:
+    """S3 said that there is no such object.
+
+    Only a HEAD, whose answer has no body, says so by a bare 404: elsewhere that is not S3 talking.
+    """
+    return code_of(error) == "NoSuchKey" or (head and code_of(error) in ("404", "NotFound"))
 
 
 def is_out_of_range(error: BaseException | None) -> bool:

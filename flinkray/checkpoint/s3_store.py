@@ -33,6 +33,9 @@ T = TypeVar("T")
 TRIES = 3
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 10.0
+PATIENCE_S = 8.0
+"""No further try of a call that has taken longer."""
+
 MIN_BYTES_PER_S = 1 << 20
 """A transfer gets a second more per MiB."""
 
@@ -100,6 +103,7 @@ class S3Store(ObjectStore):
         if not self.conditional_create:
             raise StorageError(f"{self.uri} cannot create {name} if absent: it ignores If-None-Match")
         seconds = READ_TIMEOUT_S + len(data) / MIN_BYTES_PER_S
+        started = time.monotonic()
         for attempt in range(TRIES):
             try:
                 self._once("create", name, lambda s3: self._put_if_absent(s3, name, data), seconds)
@@ -109,7 +113,7 @@ class S3Store(ObjectStore):
                 if standing is not None:
                     return CreateOutcome.CREATED if standing == data else CreateOutcome.TAKEN
                 retriable = is_worth_retrying(refusal.cause) or is_conflict(refusal.cause) or is_precondition_failed(refusal.cause)
-                if attempt == TRIES - 1 or not retriable:
+                if attempt == TRIES - 1 or not retriable or time.monotonic() - started > PATIENCE_S:
                     raise
                 time.sleep(_FIRST_PAUSE_S * 2**attempt)
         raise AssertionError("unreachable")
@@ -118,7 +122,7 @@ class S3Store(ObjectStore):
         try:
             self._call("look for", name, lambda s3: s3._call_s3("head_object", Bucket=self._bucket, Key=self._key(name)))
         except Refusal as refusal:
-            if is_missing(refusal.cause):
+            if is_missing(refusal.cause, head=True):
                 return False
             raise
         return True
@@ -165,12 +169,13 @@ class S3Store(ObjectStore):
         return s3._call_s3("delete_objects", Bucket=self._bucket, Delete=batch)
 
     def _call(self, action: str, name: str, request: Callable[[Any], Awaitable[T]], seconds: float = READ_TIMEOUT_S) -> T:
-        """Run an idempotent request, again where that may help."""
+        """Run an idempotent request, again where that may help and has not taken long already."""
+        started = time.monotonic()
         for attempt in range(TRIES - 1):
             try:
                 return self._once(action, name, request, seconds)
             except Refusal as refusal:
-                if not is_worth_retrying(refusal.cause):
+                if not is_worth_retrying(refusal.cause) or time.monotonic() - started > PATIENCE_S:
                     raise
                 time.sleep(_FIRST_PAUSE_S * 2**attempt)
         return self._once(action, name, request, seconds)

@@ -48,16 +48,16 @@ def is_remote(uri: str) -> bool:
 
 def check_reachable(store: ObjectStore) -> None:
     """Raises StorageError, within seconds and saying what to do, when the store cannot be written, read and listed."""
+    store.list(PROBE_FOLDER)  # first: some S3 servers make a missing bucket at the first PUT, and hide a typing error by it
     name = f"{PROBE_FOLDER}reachable-{os.urandom(8).hex()}"
     store.put(name, b"flinkray")
-    try:
-        if store.get(name) != b"flinkray" or name not in store.list(PROBE_FOLDER):
-            raise StorageError(
-                f"{store.uri} does not show what was just written to it: checkpoints need storage that reads its own writes "
-                "(no cache or replica in between)"
-            )
-    finally:
-        store.delete([name])
+    seen = _get_or_nothing(store, name) == b"flinkray" and name in store.list(PROBE_FOLDER)
+    store.delete([name])
+    if not seen:
+        raise StorageError(
+            f"{store.uri} does not show what was just written to it: checkpoints need storage that reads its own writes "
+            "(no cache or replica in between)"
+        )
 
 
 def write_probe(store: ObjectStore, token: str) -> None:
@@ -67,11 +67,7 @@ def write_probe(store: ObjectStore, token: str) -> None:
 
 def check_probe(store: ObjectStore, token: str) -> None:
     """Raises StorageError when the leader's probe is not seen here: the folder is not shared between the nodes."""
-    try:
-        found = store.get(_probe_name(token))
-    except FileNotFoundError:
-        found = b""
-    if found != token.encode():
+    if _get_or_nothing(store, _probe_name(token)) != token.encode():
         raise StorageError(
             f"the leader wrote to {store.uri}, but this node ({os.uname().nodename}) does not see it: "
             "file:// storage must be a folder that all nodes share; use one, or s3://"
@@ -81,12 +77,10 @@ def check_probe(store: ObjectStore, token: str) -> None:
 def creates_if_absent(store: ObjectStore) -> bool:
     """Write one object twice: True when the second is refused and the first still stands. What `conditional_create` asks."""
     name = f"{PROBE_FOLDER}create-{os.urandom(8).hex()}"
-    try:
-        first = store.create(name, b"first")
-        second = store.create(name, b"second")
-        return first is CreateOutcome.CREATED and second is CreateOutcome.TAKEN and store.get(name) == b"first"
-    finally:
-        store.delete([name])
+    outcomes = store.create(name, b"first"), store.create(name, b"second")
+    standing = _get_or_nothing(store, name)
+    store.delete([name])
+    return outcomes == (CreateOutcome.CREATED, CreateOutcome.TAKEN) and standing == b"first"
 
 
 def check_name(name: str) -> str:
@@ -103,6 +97,13 @@ def check_prefix(prefix: str) -> str:
             raise ValueError(f"{prefix!r} is no folder: it does not end with '/'")
         check_name(prefix[:-1])
     return prefix
+
+
+def _get_or_nothing(store: ObjectStore, name: str) -> bytes:
+    try:
+        return store.get(name)
+    except FileNotFoundError:
+        return b""
 
 
 def _probe_name(token: str) -> str:
