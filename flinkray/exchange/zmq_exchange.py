@@ -271,9 +271,7 @@ class ZmqExchange(Exchange):
             os.close(self._wake_fd)
         self._close_attempt()
         self._beats.close()
-        for socket in (*self._inbound, *self._links.values()):
-            socket.close(linger=0)
-        self._context.term()
+        self._context.destroy(linger=0)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._endpoint.ipc.removeprefix("ipc://"))
         if self._folder_is_ours:

@@ -168,7 +168,7 @@ def _columns(result: Any) -> dict[str, pa.Array]:
         columns = {str(name): _one_array(values) for name, values in result.items()}
     elif isinstance(result, pa.RecordBatch):
         columns = dict(zip(result.schema.names, result.columns, strict=True))
-    elif type(result).__module__.startswith("pandas."):
+    elif type(result).__module__.partition(".")[0] == "pandas":
         return _columns(pa.Table.from_pandas(result, preserve_index=False))
     else:
         kinds = "a RecordBatch, a Table, a DataFrame or a dict of arrays"
