@@ -17,7 +17,7 @@ from flinkray.errors import PlanError
 from flinkray.graph.job_graph import JobGraph
 from flinkray.graph.logical import LogicalNode, SourceNode, reachable
 from flinkray.graph.planner import plan
-from flinkray.graph.resolve import sink_node
+from flinkray.graph.resolve import sink_node, written_schema
 
 if TYPE_CHECKING:
     from flinkray.api.environment import StreamEnvironment
@@ -35,6 +35,8 @@ def collect(environment: StreamEnvironment, node: LogicalNode, limit: int | None
     handle = submit(graph, collect_config(environment.config))
     wait_or_cancel(handle)
     table = handle.results(uid)
+    if table.num_columns == 0 and node.rows.schema is not None:
+        table = written_schema(node.rows).empty_table()
     if node.rows.change_key is not None:
         table = final_rows(table, node.rows.change_key)
     return table if limit is None else table.slice(0, limit)

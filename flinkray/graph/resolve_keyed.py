@@ -10,7 +10,7 @@ import pyarrow as pa
 from flinkray.columns import TIMESTAMP, visible
 from flinkray.config import Duration, duration_s
 from flinkray.errors import ConfigError, PlanError
-from flinkray.expressions import Expression
+from flinkray.expressions import Expression, as_expression
 from flinkray.graph.aggregates import WINDOW_END, WINDOW_START, Aggregate, check_key_type, result_schema
 from flinkray.graph.logical import AggregateNode, Emit, FunctionNode, LogicalNode, RowType, TopNNode
 from flinkray.graph.resolve import check_column, check_names, require_append_only
@@ -88,10 +88,11 @@ def _named(
             if argument is not None:
                 check_column(RowType(schema), argument, f"aggregate {output!r}")
             return argument
-        if argument.plain_column is not None:
-            return name_of(argument.plain_column, output)
-        name = names.setdefault(repr(argument), f"_arg{len(names)}")
-        arguments[name] = argument
+        expression = as_expression(argument)
+        if expression.plain_column is not None:
+            return name_of(expression.plain_column, output)
+        name = names.setdefault(repr(expression), f"_arg{len(names)}")
+        arguments[name] = expression
         return name
 
     aggregates = []

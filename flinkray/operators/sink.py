@@ -83,6 +83,18 @@ class SinkOperator(Operator):
                 self._discard_older()
         return True
 
+    def take_collected(self) -> bytes | None:
+        """What a collecting writer has committed since the last call, as an Arrow IPC stream; None when there is nothing (`collect()`)."""
+        committed: list[pa.RecordBatch] = getattr(self._writer, "committed", [])
+        if not committed:
+            return None
+        stream = pa.BufferOutputStream()
+        with pa.ipc.new_stream(stream, committed[0].schema) as writer:
+            for batch in committed:
+                writer.write_batch(batch)
+        committed.clear()
+        return stream.getvalue().to_pybytes()
+
     def close(self) -> None:
         if hasattr(self, "_writer"):
             self._writer.close()
