@@ -143,7 +143,7 @@ def result_schema(
     """What the aggregating operator emits. Windows: keys, window_start, window_end, aggregates, event time (window_end - 1 us).
     Running aggregates: keys, aggregates, event time where the input has one, change. `input_schema` is that of the raw rows."""
     check(keys, aggregates, window, input_schema)
-    fields = [input_schema.field(key) for key in keys]
+    fields = [_decoded(input_schema.field(key)) for key in keys]
     if window is not None:
         fields += [pa.field(WINDOW_START, TIMESTAMP, False), pa.field(WINDOW_END, TIMESTAMP, False)]
     fields += [pa.field(aggregate.output, result_type(aggregate, input_schema)) for aggregate in aggregates]
@@ -177,6 +177,11 @@ def check_key_type(name: str, kind: pa.DataType) -> None:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if pa.types.is_nested(kind) or pa.types.is_interval(kind) or pa.types.is_decimal256(kind):
         raise PlanError(f"key column {name!r} is {kind}; keys are numbers, strings, dates or timestamps")
+
+
+def _decoded(field: pa.Field) -> pa.Field:
+    """State keeps keys as plain values, whatever dictionary they came in."""
+    return field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
 
 
 def _type_of(aggregate: Aggregate, column: str | None, input_schema: pa.Schema) -> pa.DataType:

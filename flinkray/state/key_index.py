@@ -1,9 +1,9 @@
 """Keys to dense slots: an open-addressing hash index that looks up a batch at a time and grows in steps.
 
 A bucket is the key's 64-bit hash and its slot side by side, so that a lookup is one cache miss. The hash of a word key is a bijection of
-the word: equal hashes are equal keys, and the key is had back from its hash. Bytes keys are compared in full. When the table is full a
-twice larger one is begun (zeroed memory is touched only as it is used) and every batch moves a share of the old buckets: no batch waits
-for a whole rehash.
+the word: equal hashes are equal keys, and the key is had back from its hash. Bytes keys are compared in full. No batch waits for a
+whole rehash: a twice larger table is begun when this one is half full, every batch touches some of its memory (first touches cost more
+than the moving), and once it is in use every batch moves a share of the old buckets.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from flinkray.state.arrow_buffers import ALL_VALID, Bitmap
 from flinkray.state.growth import grown
 from flinkray.state.index_kernels import ARENA, BLOCK, FREE, GARBAGE, HIGH, KEYS, MOVED, NULL_SLOT, is_full
 from flinkray.state.index_kernels import compact, hashes_to_words, insert, lookup, move, remove
-from flinkray.state.key_encoding import NO_OFFSETS, KeyCodec, Keys, gather_bytes
+from flinkray.state.key_encoding import NO_OFFSETS, NO_WORDS, KeyCodec, Keys, gather_bytes
 from flinkray.state.key_hash import spread
 
 MIN_BUCKETS = 1024
@@ -25,21 +26,27 @@ STEP_SLOTS = 1 << 16
 STEP_BYTES = 1 << 21
 MOVE_BUCKETS = 4096
 """Buckets of the old table that every batch moves at least; four for each new key come on top."""
+TOUCH_BUCKETS = 16
+"""Buckets of the next table touched for each new key: from half full to 5/8 full is time enough for all."""
 
 
 class KeyIndex:
     """Slots are dense from 0, stable while their key stays, and used again after `remove`."""
 
-    def __init__(self, kinds: Sequence[pa.DataType], seed: int) -> None:
+    def __init__(self, kinds: Sequence[pa.DataType], seed: int, expected: int = 0) -> None:
+        """`expected`: keys to make room for at once."""
         self.codec = KeyCodec(kinds)
         self.seed = seed
         self._counters = np.zeros(8, np.int64)
         self._counters[NULL_SLOT] = -1
-        self._buckets = np.zeros((MIN_BUCKETS, 2), np.int64)
+        buckets = max(MIN_BUCKETS, 1 << (2 * expected).bit_length())
+        self._buckets = np.zeros((buckets, 2), np.int64)
         self._old = np.zeros((0, 2), np.int64)
+        self._next = np.zeros((0, 2), np.int64)
+        self._touched = 0
         self._free = np.zeros(0, np.int32)
-        self._hashes = np.zeros(MIN_BUCKETS, np.uint64)
-        self._entries = np.zeros((0 if self.codec.by_words else MIN_BUCKETS, 3), np.int64)  # start, length, room
+        self._hashes = np.zeros(max(MIN_BUCKETS, expected), np.uint64)
+        self._entries = np.zeros((0 if self.codec.by_words else len(self._hashes), 3), np.int64)  # start, length, room
         self._arena = np.zeros(0 if self.codec.by_words else 16 * MIN_BUCKETS, np.uint8)
 
     def __len__(self) -> int:
@@ -53,7 +60,7 @@ class KeyIndex:
 
     @property
     def memory_bytes(self) -> int:
-        arrays = (self._buckets, self._old, self._free, self._hashes, self._entries, self._arena)
+        arrays = (self._buckets, self._old, self._next, self._free, self._hashes, self._entries, self._arena)
         return sum(array.nbytes for array in arrays)
 
     def keys(self, batch: pa.RecordBatch, columns: Sequence[str]) -> Keys:
@@ -66,8 +73,11 @@ class KeyIndex:
         known, done = len(self), 0
         while (done := self._insert(keys, done, slots)) < len(keys):
             self._make_room(keys, done)
+        new = max(0, len(self) - known)
         if len(self._old):
-            self._move(MOVE_BUCKETS + 4 * max(0, len(self) - known))
+            self._move(MOVE_BUCKETS + 4 * new)
+        elif new and 2 * len(self) > len(self._buckets):
+            self._prepare(TOUCH_BUCKETS * new)
         return slots
 
     def lookup(self, keys: Keys) -> np.ndarray:
@@ -113,7 +123,9 @@ class KeyIndex:
         rows = min(BLOCK, len(keys) - done)
         if is_full(len(self) + rows, len(self._buckets)):
             self._move(len(self._old))
-            self._old, self._buckets = self._buckets, np.zeros((2 * len(self._buckets), 2), np.int64)
+            self._prepare(0)
+            self._old, self._buckets = self._buckets, self._next
+            self._next, self._touched = np.zeros((0, 2), np.int64), 0
             self._counters[MOVED] = 0
         self._hashes = grown(self._hashes, self.high + rows, STEP_SLOTS)
         if self.codec.by_words:
@@ -123,6 +135,12 @@ class KeyIndex:
         if used + needed > len(self._arena) and 2 * self._counters[GARBAGE] > used:
             self._arena = compact(self._arena, self._entries, self._counters)
         self._arena = grown(self._arena, int(self._counters[ARENA]) + needed, STEP_BYTES)
+
+    def _prepare(self, buckets: int) -> None:
+        if not len(self._next):
+            self._next = np.zeros((2 * len(self._buckets), 2), np.int64)
+        self._next[self._touched : self._touched + buckets] = 0
+        self._touched += buckets
 
     def _move(self, buckets: int) -> None:
         if len(self._old):
@@ -141,6 +159,15 @@ class KeyCopy:
     offsets: np.ndarray
     data: np.ndarray
     null_at: int
+
+    def as_keys(self) -> Keys:
+        """The same keys as another index takes them."""
+        bitmap = ALL_VALID
+        if self.null_at >= 0:
+            valid = np.ones(len(self.hashes), np.bool_)
+            valid[self.null_at] = False
+            bitmap = Bitmap(np.packbits(valid, bitorder="little"), 0)
+        return Keys(self.hashes, bitmap, NO_WORDS, self.offsets, self.data)
 
     def columns(self, order: np.ndarray | None = None) -> list[pa.Array]:
         """One Arrow array per key column, of all keys or of those in `order` (positions, int64)."""

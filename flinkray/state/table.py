@@ -1,0 +1,173 @@
+"""Keyed state: rows of int64 words by key, which know when they were changed, and how they are written and read back.
+
+Word 0 of a row is the generation of its last change. Generations count up over the life of an operator; a snapshot notes the generation
+it was taken at, so that what changed since any earlier snapshot, aborted ones between or not, is `generation > noted`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from flinkray.errors import RestoreError
+from flinkray.state.arrow_buffers import contiguous, words_of
+from flinkray.state.growth import grown
+from flinkray.state.jit import I8_ROWS, RO_I8, U1, njit, types
+from flinkray.state.key_encoding import Keys
+from flinkray.state.key_hash import key_groups, partition
+from flinkray.state.key_index import KeyCopy, KeyIndex
+
+KEY_GROUP = "_kg"
+"""uint16, first column of keyed chunks, which are sorted by it."""
+
+STEP_ROWS = 1 << 16
+RESTORED = 1
+"""Generation of rows that were read back."""
+
+
+class KeyedTable:
+    """`rows[slot]` are the words of a key; `slots` finds or makes them. New rows are zero but for `initial`, where that is not."""
+
+    def __init__(self, kinds: Sequence[pa.DataType], initial: np.ndarray, seed: int, expected: int = 0) -> None:
+        self.index = KeyIndex(kinds, seed, expected)
+        self.rows = np.zeros((max(expected, 64), len(initial)), np.int64)
+        self._initial = initial if initial.any() else None
+
+    def __len__(self) -> int:
+        return self.index.high
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.rows.nbytes + self.index.memory_bytes
+
+    def slots(self, keys: Keys) -> np.ndarray:
+        """int32[n]: the slots of keys, with rows ready. May move `rows`."""
+        known = self.index.high
+        slots = self.index.lookup_or_insert(keys)
+        high = self.index.high
+        if high > known:
+            self.rows = grown(self.rows, high, min(STEP_ROWS, max(64, high)))
+            if self._initial is not None:
+                self.rows[known:high] = self._initial
+        return slots
+
+    def changed_after(self, generation: int) -> np.ndarray:
+        """int32[m]: slots of the rows changed after a generation."""
+        mask = np.empty(len(self), np.uint8)
+        _changed(self.rows, generation, mask)
+        return np.flatnonzero(mask).astype(np.int32)
+
+    def copy(self, slots: np.ndarray | None = None) -> TableCopy:
+        """Rows and keys of these slots (None: all) that later changes leave alone."""
+        rows = self.rows[: len(self)].copy() if slots is None else self.rows[slots]
+        return TableCopy(self.index.copy_keys(slots), rows)
+
+    def load(self, keys: Sequence[pa.Array], words: Sequence[pa.Array]) -> None:
+        """Sets whole rows: `words[w]` is word w + 1. Keys that are there are overwritten."""
+        if not len(keys[0]):
+            return
+        slots = self.slots(self.index.codec.encode(keys, len(keys[0]), self.index.seed))
+        self.rows[slots, 0] = RESTORED
+        for word, column in enumerate(words):
+            self.rows[slots, word + 1] = words_of(column)
+
+
+@dataclass(frozen=True)
+class TableCopy:
+    """Some rows of a table and their keys, for an upload thread to encode."""
+
+    keys: KeyCopy
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def encode_rows(
+    copies: Sequence[tuple[TableCopy, Sequence[tuple[pa.Field, int]]]],
+    key_fields: Sequence[pa.Field],
+    word_names: Sequence[str],
+    max_parallelism: int,
+) -> pa.Table:
+    """A keyed chunk: key group, columns that are the same for all rows of a copy, key columns, words; sorted by key group."""
+    tables = [_encode_copy(copy, constants, key_fields, word_names, max_parallelism) for copy, constants in copies]
+    if len(tables) == 1:
+        return tables[0]
+    table = pa.concat_tables(tables).combine_chunks()
+    groups = words_of(contiguous(table.column(0))).astype(np.uint16)
+    order, _ = partition(groups, max_parallelism, max_parallelism)
+    return table.take(pa.array(order))
+
+
+def _encode_copy(
+    copy: TableCopy,
+    constants: Sequence[tuple[pa.Field, int]],
+    key_fields: Sequence[pa.Field],
+    word_names: Sequence[str],
+    max_parallelism: int,
+) -> pa.Table:
+    groups = key_groups(copy.keys.hashes, max_parallelism)
+    order, _ = partition(groups, max_parallelism, max_parallelism)
+    words = np.empty((len(word_names), len(order)), np.int64)
+    _take_words(copy.rows, order, words)
+    arrays = [pa.array(groups[order]), *(pa.array(np.full(len(order), value, np.int64)) for _, value in constants)]
+    fields = [pa.field(KEY_GROUP, pa.uint16(), False), *(column for column, _ in constants), *key_fields]
+    arrays += copy.keys.columns(order)
+    arrays += [pa.array(column) for column in words]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields + [pa.field(name, pa.int64(), False) for name in word_names]))
+
+
+def read_rows(chunk: pa.Table, keys: Sequence[str], word_names: Sequence[str], name: str) -> tuple[list[pa.Array], list[pa.Array]]:
+    """Key columns and words of a chunk. Raises RestoreError when it was written by other aggregates."""
+    missing = [column for column in (*keys, *word_names) if column not in chunk.column_names]
+    if missing:
+        raise RestoreError(
+            f"{name!r}: saved state lacks {', '.join(missing)}; keys or aggregates have changed. Restore with --restore none"
+        )
+    return [contiguous(chunk.column(key)) for key in keys], [contiguous(chunk.column(word)) for word in word_names]
+
+
+@dataclass
+class Snapshots:
+    """Which earlier snapshots a delta may build on: for each the generation it was taken at, and rows of the deltas under it."""
+
+    generation: int = RESTORED + 1
+    """Stamp for what changes now."""
+    _taken: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def base_generation(self, base_id: int | None) -> int | None:
+        """What changed since the base has a greater generation; None when no delta can build on it."""
+        return self._taken[base_id][0] if base_id in self._taken else None
+
+    def worth_a_delta(self, base_id: int, rows: int, live_rows: int) -> bool:
+        """False when the deltas since the last full snapshot exceed half of the live rows."""
+        return 2 * (self._taken[base_id][1] + rows) <= live_rows
+
+    def taken(self, checkpoint_id: int, base_id: int | None, rows: int) -> None:
+        """A snapshot: a delta of so many rows on a base, or full (None). Snapshots older than the base are forgotten."""
+        below = 0 if base_id is None else self._taken[base_id][1] + rows
+        if base_id is not None:
+            self._taken = {taken: value for taken, value in self._taken.items() if taken >= base_id}
+        self._taken[checkpoint_id] = (self.generation, below)
+        self.generation += 1
+
+    def restored(self, checkpoint_id: int, chain: Sequence[pa.Table]) -> None:
+        """State goes on from this chain: a delta may build on its checkpoint."""
+        self._taken[checkpoint_id] = (RESTORED, sum(table.num_rows for table in chain[1:]))
+
+
+@njit([types.void(I8_ROWS, types.int64, U1)], nogil=True, cache=True)
+def _changed(rows, generation, mask):  # type: ignore[no-untyped-def]
+    for slot in range(mask.size):
+        mask[slot] = rows[slot, 0] > generation
+
+
+@njit([types.void(I8_ROWS, RO_I8, I8_ROWS)], nogil=True, cache=True)
+def _take_words(rows, order, words):  # type: ignore[no-untyped-def]
+    for i in range(order.size):
+        row = order[i]
+        for w in range(words.shape[0]):
+            words[w, i] = rows[row, w + 1]
