@@ -1,0 +1,66 @@
+"""Streams that run for real, in this process: `collect` on the local runtime."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pyarrow as pa
+import pytest
+
+import flinkray as fr
+from flinkray import col
+
+ROWS = pa.table(
+    {
+        "k": [1, 2, 1, 3] * 500,
+        "v": list(range(2000)),
+        "t": pa.array([i * 1000 for i in range(2000)], pa.timestamp("us")),
+    }
+)
+
+
+@pytest.fixture
+def rows():
+    env = fr.StreamEnvironment("test", parallelism=2, runtime="local")
+    return env.from_batches(ROWS, watermark=fr.Watermarks.monotonous("t"), uid="rows")
+
+
+def test_collect_filters_and_computes(rows):
+    table = rows.filter(col("v") < 4).select("k", double=col("v") * 2).collect()
+    assert sorted(table.to_pylist(), key=str) == [{"k": k, "double": 2 * v} for k, v in [(1, 0), (1, 2), (2, 1), (3, 3)]]
+
+
+def test_collect_of_a_function_that_declares_nothing(rows):
+    table = rows.filter(lambda row: row["v"] < 2).map(lambda row: {"next": row["v"] + 1}).collect()
+    assert sorted(table["next"].to_pylist()) == [1, 2]
+
+
+def test_collect_of_no_rows_has_the_columns(rows):
+    assert rows.filter(col("v") < 0).select("k").collect() == pa.table({"k": pa.array([], pa.int64())})
+
+
+def test_collect_of_streams_that_meet_again(rows):
+    meet = rows.select("k", "v").union(rows.select("v", "k")).set_parallelism(3)
+    assert meet.collect().num_rows == 2 * ROWS.num_rows
+    assert meet.rebalance().filter(col("k") == 3).collect().num_rows == ROWS.num_rows // 2
+
+
+def test_collect_takes_no_more_than_the_limit(rows):
+    assert rows.collect(limit=7).num_rows == 7
+
+
+def test_collect_inside_a_running_event_loop(rows):
+    async def cell():
+        return rows.filter(col("v") < 3).collect()
+
+    assert asyncio.run(cell()).num_rows == 3
+
+
+def test_what_a_function_raises_reaches_the_caller_at_once(rows):
+    def fail(row):
+        raise ValueError("no such thing")
+
+    with pytest.raises(fr.OperatorError, match="no such thing") as caught:
+        rows.map(fail, uid="failing").collect()
+    assert caught.value.uid == "failing"
+    assert "in fail" in caught.value.user_traceback
