@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
@@ -17,9 +18,11 @@ from flinkray.connectors.file_sink import FileSink, FileWriter
 from flinkray.connectors.files import InputFile, Missing, Paths
 from flinkray.connectors.lines import row_ends
 from flinkray.connectors.schemas import SchemaLike, convert, engine_schema, file_columns
-from flinkray.connectors.text import MAX_SPLIT_BYTES, OnError, RowParser, TextSource
-from flinkray.errors import ConfigError, PlanError
+from flinkray.connectors.text import OnError, RowParser, TextSource
+from flinkray.errors import ConfigError, PlanError, SourceError
 
+_NEWLINE = ord("\n")
+_RETURN = ord("\r")
 _BOM = b"\xef\xbb\xbf"
 _COLUMN_ERROR = re.compile(r"In CSV column #(\d+): (?:Row #\d+: )?(?:CSV conversion error to )?(.*)", re.DOTALL)
 _ROW_NUMBER = re.compile(r"Row #\d+: ")
@@ -32,8 +35,9 @@ class CsvSource(TextSource):
     """Reads CSV files, directories, globs or URLs; `.gz .bz2 .zst .lz4 .br` are decompressed. Columns by the names in the header.
 
     `multiline=False`: a newline ends a row, always, so that large files are split anywhere. Set it where quoted values contain newlines:
-    each file is then read from its start by one reader. `header=False` takes the names, in order, from `schema`. `null_values`: unquoted
-    fields that mean null. Without `schema`, types are those of the first MiB of the first file that has rows.
+    each file is then read from its start by one reader, and the quote character may stand around values only. `header=False` takes the
+    names, in order, from `schema`. `null_values`: unquoted fields that mean null. Without `schema`, types are those of the first MiB of
+    the first file that has rows. `split_bytes` bounds a split's size.
     """
 
     delimiter: str
@@ -46,7 +50,7 @@ class CsvSource(TextSource):
         self, paths: Paths, schema: SchemaLike | None = None, missing: Missing = "error", watch: Duration | None = None,
         max_skew: Duration | None = "10s", rate: float | None = None, on_error: OnError = "fail", *, delimiter: str = ",",
         quotechar: str = '"', header: bool = True, multiline: bool = False, null_values: tuple[str, ...] = ("",),
-        storage_options: Mapping[str, Any] | None = None, split_bytes: int = MAX_SPLIT_BYTES,
+        storage_options: Mapping[str, Any] | None = None, split_bytes: int | None = None,
     ) -> None:  # fmt: skip
         self._init(paths, schema, missing, watch, max_skew, rate, storage_options)
         self._check_text(on_error, split_bytes)
@@ -93,7 +97,9 @@ class CsvSource(TextSource):
         ends = row_ends(head[start:], ord(self.quotechar) if self.multiline else None)
         body_start = start + int(ends[0]) if len(ends) else len(head)
         line = bytes(head[start:body_start]).decode("utf-8", errors="replace").rstrip("\r\n")
-        names = next(csv.reader([line], delimiter=self.delimiter, quotechar=self.quotechar), [])
+        if "\r" in line:
+            raise SourceError(f"{file.path}, line 1: the header holds a carriage return; rows must end with a newline")
+        names = next(csv.reader(line.splitlines(keepends=True), delimiter=self.delimiter, quotechar=self.quotechar), [])
         return names, body_start, head
 
     def parser(self, file: InputFile) -> CsvParser:
@@ -129,11 +135,15 @@ class CsvParser(RowParser):
         self._options = source.parse_options()
 
     def parse(self, block: pa.Buffer) -> pa.RecordBatch:
+        if not self._source.multiline and _has_bare_return(memoryview(block)):
+            raise pa.ArrowInvalid("a carriage return stands inside of a line")
         before = dict(self._times)
         tried: set[tuple[str, int]] = set()
         while True:
             try:
-                return self._parse(block)
+                batch = self._parse(block)
+                self._check_closed(block)
+                return batch
             except pa.ArrowInvalid as error:
                 name = self._column_of(error)
                 if name not in self._times:
@@ -145,6 +155,19 @@ class CsvParser(RowParser):
                     self._times = before
                     raise
                 self._times[name] = untried[0]
+
+    def _check_closed(self, block: pa.Buffer) -> None:
+        """pyarrow takes the end of a block for the end of an open quote. Elsewhere it swallows rows, which shows in their number."""
+        text = memoryview(block)
+        if self._source.multiline:
+            is_open = np.count_nonzero(np.frombuffer(text, np.uint8) == ord(self._source.quotechar)) % 2 == 1
+        else:
+            last = _last_line(text)
+            odd = last.count(self._source.quotechar.encode()) % 2
+            is_open = bool(odd) and self._parse(pa.py_buffer(last + b"\n" + last)).num_rows != 2
+        if is_open:
+            hint = "" if self._source.multiline else " in its line (if quoted values contain newlines, set multiline=True)"
+            raise pa.ArrowInvalid(f"a quote is not closed{hint}")
 
     def _parse(self, block: pa.Buffer) -> pa.RecordBatch:
         types = self._types | {name: _TIME_TYPES[i] for name, i in self._times.items()}
@@ -170,9 +193,28 @@ class CsvParser(RowParser):
         if match:
             name = self._names[int(match[1])]
             return f"column {name!r} is not {self._types.get(name, pa.string())}: {match[2].partition(': ')[2] or match[2]}"
-        if row.to_pybytes().count(self._source.quotechar.encode()) % 2 and not self._source.multiline:
-            return "a quote is not closed in its line (if quoted values contain newlines, set multiline=True)"
         return _ROW_NUMBER.sub("", str(error)).removeprefix("CSV parse error: ")
+
+
+def _has_bare_return(text: memoryview) -> bool:
+    """Whether one of several lines holds a carriage return that ends no line. pyarrow ends a row there unless it is quoted: with an open
+    quote elsewhere that swallows a line, the number of rows would still look right. A single line is safe to parse."""
+    chars = np.frombuffer(text, np.uint8)
+    returns = chars == _RETURN
+    if not returns.any():
+        return False
+    newlines = chars == _NEWLINE
+    bare = returns[:-1] & ~newlines[1:]
+    return bool(bare.any() and newlines[:-1].any())
+
+
+def _last_line(text: memoryview) -> bytes:
+    size = 256
+    while True:
+        tail = bytes(text[-size:]).rstrip(b"\r\n")
+        if b"\n" in tail or size >= len(text):
+            return tail.rpartition(b"\n")[2]
+        size *= 4
 
 
 @dataclass(frozen=True)

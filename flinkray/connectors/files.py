@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Literal, Self
+from typing import Any, Literal, Self
 
 import fsspec
 import pyarrow as pa
@@ -47,14 +47,13 @@ class InputFile:
     def of(cls, payload: Mapping[str, Any]) -> InputFile:
         return cls(payload["path"], payload["size"], payload["version"])
 
-    def open(self, options: Mapping[str, Any] | None) -> BinaryIO:
-        """Open for reading, unbuffered where local; SourceError when it is gone or cannot be read."""
+    def open(self, options: Mapping[str, Any] | None) -> pa.NativeFile:
+        """Open for reading; SourceError when it is gone or cannot be read."""
         with storage_errors(self.path):
             if self.is_local:
-                return open(self.path, "rb", buffering=0)
+                return pa.OSFile(self.path, "rb")
             filesystem, name = fsspec.core.url_to_fs(self.path, **_options(options))
-            handle: BinaryIO = filesystem.open(name, "rb", block_size=8 << 20)
-            return handle
+            return pa.PythonFile(filesystem.open(name, "rb", block_size=8 << 20), "r")
 
     def check_unchanged(self, options: Mapping[str, Any] | None) -> None:
         """Raise SourceError when the file has grown or is another one than was found: what was read of it would be wrong."""

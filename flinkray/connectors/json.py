@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.json as pajson
 
@@ -15,11 +16,15 @@ from flinkray.config import Duration
 from flinkray.connectors.file_sink import FileSink, FileWriter
 from flinkray.connectors.files import InputFile, Missing, Paths
 from flinkray.connectors.json_text import json_lines
-from flinkray.connectors.lines import salvage
+from flinkray.connectors.lines import row_ends, salvage
 from flinkray.connectors.schemas import SchemaLike, engine_schema
-from flinkray.connectors.text import MAX_SPLIT_BYTES, OnError, RowParser, TextSource
+from flinkray.connectors.text import OnError, RowParser, TextSource
 from flinkray.errors import SourceError
 
+_OPEN, _CLOSE = b"{}"
+_BLANK = np.isin(np.arange(256), list(b" \t\r\n"))
+_MAX_BLANKS = 32
+"""More blanks at one end of a line make its block slow to read, not wrong."""
 _BOM = b"\xef\xbb\xbf"
 _ROW_NUMBER = re.compile(r" in row \d+$")
 
@@ -29,13 +34,14 @@ class JsonSource(TextSource):
     """Reads files of one JSON object per line, directories, globs or URLs; `.gz .bz2 .zst .lz4 .br` are decompressed. Columns by key.
 
     A key that a row lacks is null. `missing="error"`: a file whose first MiB of rows has a key nowhere is an error. Without `schema`, types
-    are those of the first MiB of the first file that has rows; strings that all look like ISO 8601 are times.
+    are those of the first MiB of the first file that has rows; strings that all look like ISO 8601 are times. `split_bytes` bounds a
+    split's size.
     """
 
     def __init__(
         self, paths: Paths, schema: SchemaLike | None = None, missing: Missing = "error", watch: Duration | None = None,
         max_skew: Duration | None = "10s", rate: float | None = None, on_error: OnError = "fail", *,
-        storage_options: Mapping[str, Any] | None = None, split_bytes: int = MAX_SPLIT_BYTES,
+        storage_options: Mapping[str, Any] | None = None, split_bytes: int | None = None,
     ) -> None:  # fmt: skip
         self._init(paths, schema, missing, watch, max_skew, rate, storage_options)
         self._check_text(on_error, split_bytes)
@@ -119,6 +125,8 @@ class JsonParser(RowParser):
                 )
 
     def parse(self, block: pa.Buffer) -> pa.RecordBatch:
+        if not _objects_stand_in_lines(memoryview(block)):
+            raise pa.ArrowInvalid("a line is no object")
         return self._parse(block, self._wanted)
 
     def _parse(self, block: pa.Buffer, schema: pa.Schema) -> pa.RecordBatch:
@@ -143,6 +151,34 @@ class JsonParser(RowParser):
         except pa.ArrowInvalid:
             return True
         return False
+
+
+def _objects_stand_in_lines(text: memoryview) -> bool:
+    """Whether each of several lines begins with `{` and ends with `}`. pyarrow takes objects wherever they end, so two in one line and one
+    over two lines would together give the right number of rows; but no line inside of an object both ends so and is followed by such a
+    beginning. A single line is safe to parse."""
+    chars = np.frombuffer(text, np.uint8)
+    ends = row_ends(text, None)
+    if len(ends) <= 1 and (not len(ends) or ends[0] == len(chars)):
+        return True
+    if ends[-1] < len(chars):
+        ends = np.append(ends, len(chars))
+    starts = np.concatenate([[0], ends[:-1]])
+    first = _skip_blanks(chars, starts, ends - 1, 1)
+    last = _skip_blanks(chars, ends - 1, starts, -1)
+    blank = first > last
+    return bool((blank | ((chars[first] == _OPEN) & (chars[last] == _CLOSE))).all())
+
+
+def _skip_blanks(chars: np.ndarray, positions: np.ndarray, limits: np.ndarray, step: int) -> np.ndarray:
+    """Positions moved by `step` over white space, at most to one after their limits."""
+    positions = positions.copy()
+    for _ in range(_MAX_BLANKS):
+        blank = _BLANK[chars[np.clip(positions, 0, len(chars) - 1)]] & ((limits - positions) * step >= 0)
+        if not blank.any():
+            break
+        positions[blank] += step
+    return np.clip(positions, 0, len(chars) - 1)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import fsspec
+import pyarrow as pa
 
 from flinkray.errors import SinkError, UsageError
 
@@ -27,7 +28,7 @@ class OutputFolder(ABC):
 
     @abstractmethod
     def create(self, name: str) -> BinaryIO:
-        """A new file for writing; fails when it is there already."""
+        """A new file for writing, under a name that was never used."""
 
     @abstractmethod
     def seal(self, name: str, handle: BinaryIO) -> None:
@@ -83,13 +84,13 @@ class LocalFolder(OutputFolder):
     def create(self, name: str) -> BinaryIO:
         path = self._path(name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        return open(path, "xb")
+        handle: BinaryIO = pa.OSFile(path, "wb")
+        return handle
 
     def seal(self, name: str, handle: BinaryIO) -> None:
-        handle.flush()
-        os.fsync(handle.fileno())
         handle.close()
-        _sync_folder(os.path.dirname(self._path(name)))
+        _sync(self._path(name))
+        _sync(os.path.dirname(self._path(name)))
 
     def exists(self, name: str) -> bool:
         return os.path.exists(self._path(name))
@@ -113,7 +114,7 @@ class LocalFolder(OutputFolder):
             raise UsageError(f"{self.place}: is a file, and a sink writes into a directory") from None
 
     def sync(self) -> None:
-        _sync_folder(self.place)
+        _sync(self.place)
 
     def drop_pending(self) -> None:
         try:
@@ -125,7 +126,8 @@ class LocalFolder(OutputFolder):
         return os.path.join(self.place, name)
 
 
-def _sync_folder(path: str) -> None:
+def _sync(path: str) -> None:
+    """Flush a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

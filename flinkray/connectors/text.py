@@ -18,7 +18,6 @@ from flinkray.errors import ConfigError, SourceError
 
 OnError = Literal["fail", "skip", "dead_letter"]
 
-MAX_SPLIT_BYTES = 64 << 20
 MIN_SPLIT_BYTES = 4 << 20
 INFER_BYTES = 1 << 20
 _SHOWN_CHARS = 200
@@ -45,12 +44,12 @@ class TextSource(FileSource):
     "dead_letter" (columns `source line row error`) and is counted."""
 
     on_error: OnError
-    split_bytes: int
+    split_bytes: int | None
 
-    def _check_text(self, on_error: OnError, split_bytes: int) -> None:
+    def _check_text(self, on_error: OnError, split_bytes: int | None) -> None:
         if on_error not in ("fail", "skip", "dead_letter"):
             raise ConfigError(f"on_error={on_error!r}: 'fail', 'skip' or 'dead_letter'")
-        if split_bytes < 1:
+        if split_bytes is not None and split_bytes < 1:
             raise ConfigError(f"split_bytes={split_bytes}: bytes of a file that one reader takes, at least 1")
 
     @property
@@ -63,15 +62,18 @@ class TextSource(FileSource):
         """For one file; SourceError when a column is missing."""
 
     def split_files(self, files: Sequence[InputFile], event_time_column: str | None, parallelism: int) -> list[Split]:
+        """Not more splits than readers hold open at once, where there are not more files: their event times are unknown, so that a split
+        which nobody has opened would hold the watermark altogether."""
         total = sum(file.size for file in files)
-        target = max(total // (SPLITS_PER_READER * parallelism), min(MIN_SPLIT_BYTES, self.split_bytes))
-        target = min(target, self.split_bytes)
+        target = max(total // (SPLITS_PER_READER * parallelism), MIN_SPLIT_BYTES)
         return [split for file in files if file.size for split in self._byte_ranges(file, target)]
 
     def _byte_ranges(self, file: InputFile, target: int) -> list[Split]:
         if self.quote is not None or compression_of(file.path) is not None:
             return [Split(f"{file.path}#0", file.payload(start=0, stop=None), size=file.size)]
-        count = -(-file.size // target)
+        count = max(1, file.size // target)
+        if self.split_bytes is not None:
+            count = max(count, -(-file.size // self.split_bytes))
         bounds = [file.size * i // count for i in range(count + 1)]
         return [
             Split(f"{file.path}#{start}", file.payload(start=start, stop=stop), size=stop - start)

@@ -102,8 +102,9 @@ def test_times_are_microseconds_utc_and_nanoseconds_are_floored(tmp_path, caplog
 
 
 def test_integers_and_floats_widen_to_the_type_of_the_first_file(tmp_path):
-    pq.write_table(pa.table({"a": pa.array([1], pa.int64()), "b": pa.array([1.5], pa.float64()), "c": pa.array([2.5])}), tmp_path / "1.parquet")
-    pq.write_table(pa.table({"c": pa.array([7], pa.int16()), "b": pa.array([2.5], pa.float32()), "a": pa.array([2], pa.uint32())}), tmp_path / "2.parquet")
+    pq.write_table(pa.table({"a": [1], "b": [1.5], "c": [2.5]}), tmp_path / "1.parquet")
+    narrow = pa.schema([("c", pa.int16()), ("b", pa.float32()), ("a", pa.uint32())])
+    pq.write_table(pa.Table.from_pylist([{"a": 2, "b": 2.5, "c": 7}], narrow), tmp_path / "2.parquet")
     table = read_all(ParquetSource(tmp_path))
     assert table.schema.types == [pa.int64(), pa.float64(), pa.float64()]
     assert table.to_pylist() == [{"a": 1, "b": 1.5, "c": 2.5}, {"a": 2, "b": 2.5, "c": 7.0}]
@@ -173,7 +174,9 @@ def test_hidden_names_are_skipped_below_directories_and_globs_and_read_when_name
     assert read_all(ParquetSource(base / "_b.parquet"))["x"].to_pylist() == ["_b.parquet"]
 
 
-@pytest.mark.parametrize("path", ["", "nowhere", "*.parquet", "nowhere/*.parquet"], ids=["empty directory", "no such path", "glob", "glob below nothing"])
+@pytest.mark.parametrize(
+    "path", ["", "nowhere", "*.parquet", "nowhere/*.parquet"], ids=["empty directory", "no such path", "glob", "glob below nothing"]
+)
 def test_nothing_to_read_is_a_usage_error_unless_watched(tmp_path, path):
     with pytest.raises(UsageError, match="no file there"):
         ParquetSource(tmp_path / path).schema()
