@@ -327,8 +327,7 @@ class JobCore:
         slot, body = worker.slot, report.body
         if isinstance(body, Stats):
             self.stats[slot] = body
-            if self.first_row_at_us is None:
-                self.first_row_at_us = body.first_row_at_us
+            self._note_first_row(body.first_row_at_us)
         elif isinstance(body, Ready):
             self._on_ready(report.instance, slot, now, out)
         elif isinstance(body, Running):
@@ -410,7 +409,12 @@ class JobCore:
                 if any(task.subtask == worker.slot for task in self.graph.source_tasks()):
                     self._send(worker.instance, trigger, now, out)
 
+    def _note_first_row(self, at_us: int | None) -> None:
+        if at_us is not None and (self.first_row_at_us is None or at_us < self.first_row_at_us):
+            self.first_row_at_us = at_us
+
     def _on_acknowledged(self, ack: Acknowledged, now: float, out: list[JobCommand]) -> None:
+        self._note_first_row(ack.first_row_at_us)
         pending = self.checkpoints.pending
         if pending is None or not self.checkpoints.acknowledge(self.attempt, ack):
             return

@@ -146,6 +146,8 @@ class Acknowledged:
     transactions: Mapping[str, tuple[Any, ...]]
     """Per sink uid, every transaction prepared and not known to be committed."""
     counters: Counters
+    first_row_at_us: int | None = None
+    """When the first row of this attempt reached a sink of the slot; wall clock."""
     written_bytes: int = 0
     sync_ms: float = 0.0
     async_ms: float = 0.0

@@ -157,7 +157,7 @@ class JobManager:
     def _note_times(self) -> None:
         if self._times["running_at"] is None and self.core.running_at is not None:
             self._times["running_at"] = now_iso()
-        if self._times["first_row_at"] is None and self.core.first_row_at_us is not None:
+        if self.core.first_row_at_us is not None:
             self._times["first_row_at"] = iso(self.core.first_row_at_us)
         if self._times["finished_at"] is None and self.core.status.terminal:
             self._times["finished_at"] = now_iso()

@@ -26,6 +26,7 @@ class SlotCheckpoint:
 
     barrier: Barrier
     counters: Counters
+    first_row_at_us: int | None = None
     parts: dict[TaskId, TaskSnapshot] = field(default_factory=dict)
 
 
@@ -62,6 +63,11 @@ class Slot:
         self.tasks = [self._make_task(v.index, outputs, inputs) for v in graph.vertices if place.slot < v.parallelism]
         self.tasks.reverse()  # consumers first: what is queued goes on before more is read
         self.ended = False
+        self.first_row_at_us: int | None = None
+        """When the first row of this attempt reached a sink here."""
+        self._sinks = [
+            task.chain.metrics[spec.uid] for task in self.tasks for spec in task.chain.vertex.operators if spec.kind == "sink"
+        ]
 
     # -- building -------------------------------------------------------------------------------------------------
 
@@ -149,6 +155,8 @@ class Slot:
             turn.worked = turn.worked or progress.worked
             if progress.wait_s is not None and not progress.worked:
                 turn.wait_s = min(turn.wait_s, progress.wait_s or turn.wait_s)
+            if self.first_row_at_us is None and progress.worked:
+                self._note_first_row()
             for barrier, snapshot in progress.snapshots:
                 self._collect(barrier, snapshot, turn)
         self.ended = all(task.ended for task in self.tasks)
@@ -188,12 +196,12 @@ class Slot:
             total = total.plus(_task_counters(task))
         return total
 
-    def stats(self, first_row_at_us: int | None) -> Stats:
+    def stats(self) -> Stats:
         metrics = [m for task in self.tasks for m in task.chain.metrics.values()]
         return Stats(
             self.counters(),
             min((task.watermark_us for task in self.tasks if _tells_time(task)), default=0),
-            first_row_at_us,
+            self.first_row_at_us,
             sum(task.backlog_bytes for task in self.tasks),
             sum(m.state_rows for m in metrics),
             sum(m.state_bytes for m in metrics),
@@ -211,7 +219,12 @@ class Slot:
         part.counters = part.counters.plus(_task_counters(self._task(snapshot.task)))
         if len(part.parts) == len(self.tasks):
             del self._collecting[barrier.checkpoint]
+            part.first_row_at_us = self.first_row_at_us
             turn.complete.append(part)
+
+    def _note_first_row(self) -> None:
+        if any(metrics.rows_in for metrics in self._sinks):
+            self.first_row_at_us = round(self._place.clock() * 1e6)
 
     def _task(self, id: TaskId) -> Task:
         return next(task for task in self.tasks if task.id == id)

@@ -108,7 +108,6 @@ class TaskManager:
         self._running = False
         self._told_end = False
         self._commit_up_to: int | None = None
-        self._first_row_at_us: int | None = None
         self._next_stats = self._next_processing_time = 0.0
         self._secrets: dict[int, Secrets] = {}
 
@@ -290,10 +289,7 @@ class TaskManager:
         if self._slot is None or now < self._next_stats:
             return
         self._next_stats = now + STATS_INTERVAL_S
-        stats = self._slot.stats(self._first_row_at_us)
-        if self._first_row_at_us is None and stats.counters.records_out:
-            self._first_row_at_us = round(now * 1e6)
-        self._outbox.put_stats(Report(self.core.instance, self.core.attempt, stats))
+        self._outbox.put_stats(Report(self.core.instance, self.core.attempt, self._slot.stats()))
 
     def _post(self, action: Callable[[], None]) -> None:
         self._inbox.append(action)

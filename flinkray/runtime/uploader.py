@@ -60,6 +60,7 @@ class Uploader:
             states=tuple(states.values()),
             transactions=transactions,
             counters=part.counters,
+            first_row_at_us=part.first_row_at_us,
             written_bytes=written,
             sync_ms=max(snapshot.sync_ms for snapshot in part.parts.values()),
             async_ms=(time.perf_counter() - started) * 1e3,

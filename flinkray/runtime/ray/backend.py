@@ -58,12 +58,10 @@ class RayBackend(WorkerBackend):
             "lifetime": "detached",
             "num_cpus": 0,  # the slots' CPUs are reserved by the job as a whole (reservation.py)
             "max_restarts": 0,
-            "max_concurrency": 1,
-            "concurrency_groups": GROUPS,
             "scheduling_strategy": "SPREAD",
         }
         try:
-            actor = ray.remote(TaskManagerActor).options(**options).remote(instance, self._pickled)
+            actor = ray.remote(concurrency_groups=GROUPS)(TaskManagerActor).options(**options).remote(instance, self._pickled)
             call = actor.hello.options(concurrency_group="look").remote()
         except (RayError, ValueError) as error:
             self._post(NoRoom(instance, str(error)))

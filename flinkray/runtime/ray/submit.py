@@ -99,20 +99,20 @@ def submit(bundle: JobBundle) -> RayJob:
     reservation = reserve(name, bundle.graph.slots(), config.resources.cpus_per_slot)
     try:
         actor = (
-            ray.remote(JobManagerActor)
+            ray.remote(concurrency_groups=GROUPS)(JobManagerActor)
             .options(
                 name=job_manager_name(name),
                 namespace=NAMESPACE,
                 lifetime="detached",
                 num_cpus=0,
-                max_concurrency=4,
-                concurrency_groups=GROUPS,
             )
             .remote(cloudpickle.dumps(bundle), secrets.token_hex(8), reservation, os.environ.get("RAY_AUTH_MODE", ""))
         )
     except ValueError as error:
         release(reservation)
-        raise _exists(name) from error
+        if "already taken" in str(error) or "already exists" in str(error):
+            raise _exists(name) from error
+        raise
     return RayJob(name, actor, keep_alive=not config.detached)
 
 

@@ -1,0 +1,32 @@
+"""Every test has a home of its own, and leaves no job behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+KERNELS = os.environ.setdefault("NUMBA_CACHE_DIR", str(Path.home() / ".flinkray" / "kernels"))
+"""Compiled once for all tests, and for the TaskManagers that they start."""
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("FLINKRAY_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One local Ray for all tests of a session that need one; four logical CPUs."""
+    import ray
+
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR", namespace="flinkray")
+    try:
+        yield
+    finally:
+        ray.shutdown()
