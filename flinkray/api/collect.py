@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flinkray.columns import CHANGE
-from flinkray.config import HighAvailability, JobConfig, RestartStrategy
-from flinkray.errors import PlanError
+from flinkray.config import Checkpointing, HighAvailability, JobConfig, RestartStrategy
+from flinkray.errors import JobCancelledError, PlanError, WaitTimeoutError
 from flinkray.graph.job_graph import JobGraph
 from flinkray.graph.logical import LogicalNode, SourceNode, reachable
 from flinkray.graph.planner import plan
@@ -21,8 +22,10 @@ from flinkray.graph.resolve import sink_node, written_schema
 
 if TYPE_CHECKING:
     from flinkray.api.environment import StreamEnvironment
+    from flinkray.api.job_handle import JobHandle
 
 COLLECT_UID = "collect"
+POLL_S = 0.2
 
 
 def collect(environment: StreamEnvironment, node: LogicalNode, limit: int | None, max_bytes: int) -> pa.Table:
@@ -30,10 +33,13 @@ def collect(environment: StreamEnvironment, node: LogicalNode, limit: int | None
     from flinkray.api.environment import wait_or_cancel
     from flinkray.runtime.submit import submit
 
-    _check(node, limit)
+    endless = _check(node, limit)
     graph, uid = collect_graph(environment, node, limit, max_bytes)
-    handle = submit(graph, collect_config(environment.config))
-    wait_or_cancel(handle)
+    handle = submit(graph, collect_config(environment.config, endless))
+    if endless and limit is not None:
+        wait_for_rows(handle, uid, limit)
+    else:
+        wait_or_cancel(handle)
     table = handle.results(uid)
     if table.num_columns == 0 and node.rows.schema is not None:
         table = written_schema(node.rows).empty_table()
@@ -57,18 +63,34 @@ def collect_graph(
     return plan([sink], config.parallelism, config.max_parallelism), uid
 
 
-def _check(node: LogicalNode, limit: int | None) -> None:
+def _check(node: LogicalNode, limit: int | None) -> bool:
+    """Whether the stream has no end."""
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
         raise PlanError(f"collect(limit={limit!r}): a whole number, 0 or more")
-    for source in reachable([node]):
-        if isinstance(source, SourceNode) and not source.source.bounded:
-            if limit is None:
-                raise PlanError(f"collect: {source.source.describe()} never ends; give collect(limit=...), or use a sink")
-            if node.rows.changelog:
-                raise PlanError(
-                    f"collect: {source.source.describe()} never ends, so a running aggregate has no last answers; aggregate in windows, "
-                    "or use a sink that takes changes"
-                )
+    endless = [n.source for n in reachable([node]) if isinstance(n, SourceNode) and not n.source.bounded]
+    if endless and limit is None:
+        raise PlanError(f"collect: {endless[0].describe()} never ends; give collect(limit=...), or use a sink")
+    if endless and node.rows.changelog:
+        raise PlanError(
+            f"collect: {endless[0].describe()} never ends, so a running aggregate has no last answers; aggregate in windows, "
+            "or use a sink that takes changes"
+        )
+    return bool(endless)
+
+
+def wait_for_rows(handle: JobHandle, uid: str, rows: int) -> None:
+    """Wait until enough rows are committed, and end the job, which would not end by itself."""
+    try:
+        while handle.results(uid).num_rows < rows:
+            with suppress(WaitTimeoutError):
+                handle.wait(timeout=POLL_S)
+                return
+    except KeyboardInterrupt:
+        handle.cancel()
+        raise
+    handle.cancel()
+    with suppress(JobCancelledError):
+        handle.wait()
 
 
 def free_uid(node: LogicalNode) -> str:
@@ -80,12 +102,17 @@ def free_uid(node: LogicalNode) -> str:
     return uid
 
 
-def collect_config(config: JobConfig) -> JobConfig:
-    """Nothing is kept and nothing is retried: the caller is there, and can do it again."""
+def collect_config(config: JobConfig, endless: bool = False) -> JobConfig:
+    """Nothing is retried: the caller is there, and can do it again. Only without an end are there checkpoints, which commit rows."""
+    checkpointing = None
+    if endless:
+        checkpointing = replace(config.checkpointing or Checkpointing(), interval=POLL_S, min_pause=0.0)
+        if config.runtime == "local":
+            checkpointing = replace(checkpointing, storage="memory://collect", storage_options=None)
     return replace(
         config,
         name=f"{config.name[:100]}-collect-{uuid.uuid4().hex[:8]}",
-        checkpointing=None,
+        checkpointing=checkpointing,
         restart=RestartStrategy.none(),
         high_availability=HighAvailability(standbys=0),
         resources=replace(config.resources, spare_task_managers=0),

@@ -74,4 +74,4 @@ class JobHandle(ABC):
 
     @abstractmethod
     def results(self, uid: str) -> pa.Table:
-        """What the CollectSink of this uid has gathered, once the job has ended (`DataStream.collect`)."""
+        """The rows that the CollectSink of this uid has committed so far; all of them once the job has ended (`DataStream.collect`)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import flinkray as fr
@@ -47,6 +48,13 @@ def test_collect_of_streams_that_meet_again(rows):
 
 def test_collect_takes_no_more_than_the_limit(rows):
     assert rows.collect(limit=7).num_rows == 7
+
+
+def test_collect_of_an_endless_source_ends_at_the_limit(tmp_path):
+    pq.write_table(ROWS, tmp_path / "rows.parquet")
+    env = fr.StreamEnvironment("test", parallelism=2, runtime="local")
+    stream = env.from_source(fr.sources.Parquet(str(tmp_path / "*.parquet"), watch="100ms"))
+    assert sorted(stream.filter(col("v") >= 10).select("v").collect(limit=5)["v"].to_pylist())[0] >= 10
 
 
 def test_collect_inside_a_running_event_loop(rows):
