@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -33,6 +34,7 @@ _FIELDS = {
 }
 _CALENDAR = ("week", "month", "quarter", "year")
 _EPOCH_SIZES_US = {"epoch_us": 1, "epoch_ms": 1_000, "epoch_s": 1_000_000}
+_DATE_ONLY = re.compile(r"(?:[^%]|%[YymdejbBaAhuwVGgUWCDFnt%])*")
 _NAIVE_US = pa.timestamp("us")
 
 
@@ -172,4 +174,15 @@ def _floor_calendar(value: Value, unit: str) -> Value:
 def _bind_strftime(node: Call, schema: pa.Schema) -> Bound:
     # whole seconds, since Arrow's %S writes the fraction of a finer unit
     operand = coerce(_operand(node, schema), pa.timestamp("s", tz="UTC"), node)
-    return apply(node, pa.string(), partial(pc.strftime, format=node.options[0]), operand)
+    return apply(node, pa.string(), partial(_format, format=node.options[0]), operand)
+
+
+def _format(value: Value, format: str) -> Value:
+    """Formatting takes near a microsecond, so each distinct time (or day, where only that is written) is formatted once."""
+    if isinstance(value, pa.Scalar):
+        return pc.strftime(value, format=format)
+    if _DATE_ONLY.fullmatch(format):
+        value = pc.cast(value, pa.date32())
+    distinct = value.dictionary_encode()
+    texts = pc.strftime(pc.cast(distinct.dictionary, pa.timestamp("s")).cast(pa.timestamp("s", tz="UTC")), format=format)
+    return texts.take(distinct.indices)
