@@ -152,7 +152,9 @@ class SessionStore:
         )  # fmt: skip
         opened, targets, merged, answered = (_told(lists, lengths, name) for name in (OPENED, TARGET, MERGED, ANSWERED))
         self._settle(lists, lengths, generation)
-        return Placement(placed[of_row], opened, targets, merged, np.unique(answered))
+        answered = np.unique(answered)
+        past_end = self._sessions[answered, STATE] == FIRED  # one may have gone on with later rows of the same batch
+        return Placement(placed[of_row], opened, targets, merged, answered[past_end])
 
     def advance(self, watermark_us: int, generation: int) -> Due:
         """Event time goes on: which sessions answer, and which are over for good. The latter are still there until `close`."""
