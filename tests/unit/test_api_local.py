@@ -72,3 +72,33 @@ def test_what_a_function_raises_reaches_the_caller_at_once(rows):
         rows.map(fail, uid="failing").collect()
     assert caught.value.uid == "failing"
     assert "in fail" in caught.value.user_traceback
+
+
+@pytest.mark.parametrize("emit", ["batch", "row", "final", "10ms"])
+def test_a_running_aggregate_collects_to_its_last_answers(rows, emit):
+    aggregate = rows.key_by("k").aggregate(n=fr.agg.count(), double=fr.agg.sum(col("v") * 2), first=fr.agg.first("v"), emit=emit)
+    assert sorted(aggregate.collect().to_pylist(), key=str) == [
+        {"k": 1, "n": 1000, "double": 2 * sum(range(0, 2000, 2)), "first": 0},
+        {"k": 2, "n": 500, "double": 2 * sum(range(1, 2000, 4)), "first": 1},
+        {"k": 3, "n": 500, "double": 2 * sum(range(3, 2000, 4)), "first": 3},
+    ]
+
+
+def test_the_first_rows_of_windows_and_of_all_windows(rows):
+    each = rows.key_by("k").window(fr.windows.Tumbling("1s")).top_n(1, by="v").select("k", "v").collect()
+    assert sorted(zip(*each.to_pydict().values(), strict=True)) == [(1, 998), (1, 1998), (2, 997), (2, 1997), (3, 999), (3, 1999)]
+    overall = rows.window_all(fr.windows.Tumbling("1s")).top_n(2, by=("v", "asc")).select("v").collect()
+    assert sorted(overall["v"].to_pylist()) == [0, 1, 1000, 1001]
+
+
+def test_sessions(rows):
+    gaps = rows.filter((col("v") < 100) | (col("v") >= 1000)).key_by("k").window(fr.windows.Session("500ms"))
+    counts = gaps.aggregate(n=fr.agg.count(), top=fr.agg.max("v")).select("k", "n", "top").collect()
+    assert sorted(zip(*counts.to_pydict().values(), strict=True)) == [
+        (1, 50, 98),
+        (1, 500, 1998),
+        (2, 25, 97),
+        (2, 250, 1997),
+        (3, 25, 99),
+        (3, 250, 1999),
+    ]
