@@ -102,3 +102,27 @@ def test_sessions(rows):
         (3, 25, 99),
         (3, 250, 1999),
     ]
+
+
+def test_the_hottest_key_of_every_sliding_window(rows):
+    counts = rows.key_by("k").window(fr.windows.Sliding("1s", "500ms")).aggregate(n=fr.agg.count())
+    hottest = counts.window_all(fr.windows.Tumbling("500ms")).top_n(1, by="n").collect()
+    starts = sorted(time.timestamp() for time in hottest["window_start"].to_pylist())
+    assert starts == [-0.5, 0.0, 0.5, 1.0, 1.5]
+    assert set(hottest["k"].to_pylist()) == {1}
+    assert sorted(hottest["n"].to_pylist()) == [250, 250, 500, 500, 500]
+
+
+def test_windows_over_all_rows(rows):
+    totals = rows.window_all(fr.windows.Tumbling("1s")).aggregate(n=fr.agg.count(), top=fr.agg.max(col("v") + 1)).collect()
+    assert totals.schema.names == ["window_start", "window_end", "n", "top"]
+    assert sorted(zip(totals["n"].to_pylist(), totals["top"].to_pylist(), strict=True)) == [(1000, 1000), (1000, 2000)]
+
+
+def test_late_rows_are_collected_with_the_columns_of_the_stream():
+    env = fr.StreamEnvironment("test", runtime="local", batch_rows=1)  # so that the watermark moves between rows
+    table = pa.table({"k": ["a", "b", "c"], "v": [1, 2, 3], "t": [0, 5_000_000, 1_000_000]})
+    stream = env.from_batches(table, watermark=fr.Watermarks.monotonous("t"), uid="rows")
+    windows = stream.key_by("k").window(fr.windows.Tumbling("1s")).side_output_late("late").aggregate(v=fr.agg.sum(col("v") * 2))
+    assert windows.get_side_output("late").collect().to_pylist() == [{"k": "c", "v": 3, "t": 1_000_000}]
+    assert sorted(windows.collect()["v"].to_pylist()) == [2, 4]
