@@ -85,7 +85,7 @@ class FileSink(Sink):
     def file_schema(self, schema: pa.Schema) -> pa.Schema:
         """Columns of the files for rows of this schema."""
         extra = [pa.field(CHANGE, pa.int8()), pa.field(SEQUENCE, pa.int64())] if self.changelog else []
-        return pa.schema([*visible(schema), *extra])
+        return pa.schema([field.with_nullable(True) for field in (*visible(schema), *extra)])
 
     def check_schema(self, schema: pa.Schema) -> None:
         if self.changelog and SEQUENCE in schema.names:
