@@ -21,7 +21,7 @@ from flinkray.state.index_kernels import compact, hashes_to_words, insert, looku
 from flinkray.state.key_encoding import NO_OFFSETS, NO_WORDS, KeyCodec, Keys, gather_bytes
 from flinkray.state.key_hash import spread
 
-MIN_BUCKETS = 1024
+MIN_BUCKETS = 256
 STEP_SLOTS = 1 << 16
 STEP_BYTES = 1 << 21
 MOVE_BUCKETS = 4096

@@ -6,6 +6,7 @@ state chunks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -77,8 +78,8 @@ class AggregateLayout:
     ) -> AggregateLayout:
         """For an operator that takes pre-aggregated rows."""
         kinds = [result_schema.field(aggregate.output).type for aggregate in aggregates]
-        names = [name for name in partial_schema.names if name == FLAGS or name.startswith("_a")]
-        return cls(aggregates, kinds, [*(name for name in names if name == FLAGS or name[2:3].isdigit()), *extra])
+        names = [name for name in partial_schema.names if name == FLAGS or re.fullmatch(r"_a\d+_\d", name)]
+        return cls(aggregates, kinds, [*names, *extra])
 
     def update(self, batch: pa.RecordBatch) -> Program:
         """The program that folds raw rows."""

@@ -66,8 +66,9 @@ def _wide_to_float(low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 def _stddev(words: np.ndarray) -> pa.Array:
-    """Of the sample: divided by n - 1, null below two values."""
+    """Of the sample: divided by n - 1, null below two values, NaN when a value was infinite or NaN."""
     counts, squares = words[0], words[2].view(np.float64)
+    squares = np.where(np.isfinite(squares), squares, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         return pa.array(np.sqrt(squares / (counts - 1)), mask=counts < 2)
 

@@ -1,0 +1,186 @@
+"""Running aggregates by key: each row changes its key's answer, and the new answers go out as upserts (`_change` = +1).
+
+`emit="batch"`: each touched key once per processed batch. `"row"`: once per input row. `"final"`: every key once, at the end of input.
+A number of seconds: each touched key at most that often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from flinkray.columns import CHANGE, EVENT_TIME
+from flinkray.errors import PlanError, ProtocolError
+from flinkray.graph.aggregates import Aggregate, result_schema
+from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState, StateCapture
+from flinkray.operators.list_state import ListCapture, origin_tables
+from flinkray.operators.restore import TableCapture
+from flinkray.state.accumulate import LINE
+from flinkray.state.arrow_buffers import contiguous, words_of
+from flinkray.state.layout import AggregateLayout, Program
+from flinkray.state.table import KeyedTable, Snapshots, TableCopy, encode_rows, read_rows
+
+ROWS_STATE, PENDING_STATE, ENDED_STATE = "rows", "pending", "ended"
+
+_STAMP_ONLY = Program(np.zeros((0, LINE), np.int64), [])
+
+
+class KeyedAggregateOperator(Operator):
+    """Emits `aggregates.result_schema`: keys, aggregates, the key's largest event time where there is one, change."""
+
+    def __init__(
+        self,
+        *,
+        keys: Sequence[str],
+        aggregates: Sequence[Aggregate],
+        emit: str | float = "batch",
+        pre_aggregated: bool = False,
+    ) -> None:
+        if isinstance(emit, str) and emit not in ("batch", "row", "final"):
+            raise PlanError(f'emit={emit!r}: use "batch", "row", "final" or a duration')
+        if emit == "row" and pre_aggregated:
+            raise PlanError('emit="row" needs every row; it cannot follow pre-aggregation')
+        self._keys, self._aggregates, self._emit, self._pre_aggregated = tuple(keys), tuple(aggregates), emit, pre_aggregated
+        self._snapshots = Snapshots()
+        self._pending: list[np.ndarray] = []
+        self._ended = False
+
+    # --- life
+
+    def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
+        super().open(context, restored, restored_checkpoint)
+        schema = context.input_schemas[0]
+        if schema is None:
+            raise PlanError(f"{context.name}: aggregates need to know their input's columns; declare output_schema upstream")
+        self._layout = self._make_layout(context, schema)
+        self._key_fields = [self._schema.field(key) for key in self._keys]
+        self._table = KeyedTable([field.type for field in self._key_fields], self._layout.initial, context.hash_seed)
+        for state in restored:
+            if state.name == ROWS_STATE:
+                self._restore_rows(state, restored_checkpoint)
+        for state in restored:
+            if state.name == PENDING_STATE:
+                self._restore_pending(state)
+        ended = [table.column(0)[0].as_py() for table in origin_tables(restored, ENDED_STATE)]
+        self._ended = bool(ended) and all(ended)
+        self._next_emit_s = context.clock() + self._emit if not isinstance(self._emit, str) else 0.0
+        self._measure()
+
+    def _make_layout(self, context: OperatorContext, schema: pa.Schema) -> AggregateLayout:
+        extra = [EVENT_TIME] if EVENT_TIME in schema.names else []
+        if not self._pre_aggregated:
+            self._schema = context.output_schema or result_schema(self._keys, self._aggregates, None, schema)
+            return AggregateLayout.of_rows(self._aggregates, schema, *extra)
+        if context.output_schema is None:
+            raise ProtocolError(f"{context.name}: the result's types are not in the plan, and cannot be told from parts")
+        self._schema = context.output_schema
+        return AggregateLayout.of_partials(self._aggregates, schema, self._schema, *extra)
+
+    # --- rows
+
+    def process(self, batch: pa.RecordBatch, input_index: int, out: Output) -> None:
+        self._ended = False
+        slots = self._table.slots(self._table.index.keys(batch, self._keys))
+        touched = np.empty(len(slots), np.int32)
+        generation = self._snapshots.generation
+        program = self._layout.merge(batch) if self._pre_aggregated else self._layout.update(batch)
+        if self._emit == "row":
+            words = self._layout.run_each(program, self._table.rows, slots)
+            self._layout.run(_STAMP_ONLY, self._table.rows, slots, generation, touched)
+            self._emit_each(batch, words, out)
+        else:
+            count = self._layout.run(program, self._table.rows, slots, generation, touched)
+            if self._emit == "batch":
+                self._emit_slots(touched[:count], out)
+                self._snapshots.generation += 1
+            elif self._emit != "final" and count:
+                self._pending.append(touched[:count].copy())
+        self._measure()
+
+    def on_processing_time(self, now_s: float, out: Output) -> None:
+        if not isinstance(self._emit, str) and now_s >= self._next_emit_s:
+            self._next_emit_s = now_s + self._emit
+            self._emit_pending(out)
+
+    def on_end(self, out: Output) -> None:
+        self._emit_pending(out)
+        if self._emit == "final" and not self._ended:
+            self._emit_slots(np.arange(len(self._table), dtype=np.int32), out)
+        self._ended = True
+
+    def _emit_pending(self, out: Output) -> None:
+        if self._pending:
+            self._emit_slots(self._pending_slots(), out)
+            self._pending.clear()
+            self._snapshots.generation += 1
+
+    def _pending_slots(self) -> np.ndarray:
+        """A snapshot in between makes a key pending twice."""
+        return self._pending[0] if len(self._pending) == 1 else np.unique(np.concatenate(self._pending))
+
+    def _emit_slots(self, slots: np.ndarray, out: Output) -> None:
+        for start in range(0, len(slots), self.context.batch_rows):
+            part = slots[start : start + self.context.batch_rows]
+            words = self._layout.gather(self._table.rows, part)
+            self._emit_words(self._table.index.copy_keys(part).columns(), words, out)
+
+    def _emit_each(self, batch: pa.RecordBatch, words: np.ndarray, out: Output) -> None:
+        if EVENT_TIME in self._layout.word:
+            words[self._layout.word[EVENT_TIME] - 1] = words_of(batch.column(EVENT_TIME))
+        self._emit_words([contiguous(batch.column(key)) for key in self._keys], words, out)
+
+    def _emit_words(self, keys: Sequence[pa.Array], words: np.ndarray, out: Output) -> None:
+        columns: dict[str, Any] = dict(zip(self._keys, keys, strict=True))
+        columns |= zip((a.output for a in self._aggregates), self._layout.results(words), strict=True)
+        columns[CHANGE] = pa.array(np.ones(words.shape[1], np.int8))
+        if EVENT_TIME in self._layout.word:
+            columns[EVENT_TIME] = pa.array(words[self._layout.word[EVENT_TIME] - 1])
+        out.emit(pa.RecordBatch.from_arrays([columns[name] for name in self._schema.names], schema=self._schema))
+
+    # --- state
+
+    def snapshot(self, checkpoint_id: int, base_id: int | None) -> list[StateCapture]:
+        rows = self._capture_rows(checkpoint_id, base_id)
+        captures: list[StateCapture] = [rows, ListCapture(ENDED_STATE, pa.table({"ended": [self._ended]}))]
+        if not isinstance(self._emit, str):
+            slots = self._pending_slots() if self._pending else np.empty(0, np.int32)
+            captures.append(self._capture(PENDING_STATE, True, self._table.copy(slots), []))
+        return captures
+
+    def _capture_rows(self, checkpoint_id: int, base_id: int | None) -> TableCapture:
+        since = self._snapshots.base_generation(base_id)
+        slots = None if since is None else self._table.changed_after(since)
+        if slots is not None and base_id is not None and not self._snapshots.worth_a_delta(base_id, len(slots), len(self._table)):
+            slots = None
+        copy = self._table.copy(slots)
+        self._snapshots.taken(checkpoint_id, base_id if slots is not None else None, len(copy))
+        return self._capture(ROWS_STATE, slots is None, copy, self._layout.names)
+
+    def _capture(self, name: str, full: bool, copy: TableCopy, words: Sequence[str]) -> TableCapture:
+        def encode() -> pa.Table | None:
+            if not full and not len(copy):
+                return None
+            return encode_rows([(copy, ())], self._key_fields, words, self.context.max_parallelism)
+
+        return TableCapture(name, "keyed", full, encode)
+
+    def _restore_rows(self, state: RestoredState, checkpoint_id: int | None) -> None:
+        for chain in state.chains:
+            for chunk in chain:
+                self._table.load(*read_rows(chunk, self._keys, self._layout.names, self.context.name))
+        if state.continues and checkpoint_id is not None:
+            self._snapshots.restored(checkpoint_id, state.chains[0])
+
+    def _restore_pending(self, state: RestoredState) -> None:
+        for chain in state.chains:
+            keys, _ = read_rows(chain[-1], self._keys, [], self.context.name)
+            if len(keys[0]):
+                index = self._table.index
+                self._pending.append(index.lookup(index.codec.encode(keys, len(keys[0]), index.seed)))
+
+    def _measure(self) -> None:
+        self.context.metrics.state_rows = len(self._table)
+        self.context.metrics.state_bytes = self._table.memory_bytes

@@ -1,0 +1,156 @@
+"""Accumulators per pane of event time: one keyed table for each pane, dropped as a whole when its last window is over.
+
+A pane is the part of event time that all its windows share (gcd of size and slide), so that a row is kept once however many windows it
+is in. A window's answer is merged from its panes when it fires.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from flinkray.columns import MAX_WATERMARK
+from flinkray.graph.aggregates import PANE
+from flinkray.graph.windows import SlidingWindow, TumblingWindow
+from flinkray.state.key_encoding import Keys
+from flinkray.state.layout import AggregateLayout, Program
+from flinkray.state.table import KeyedTable, TableCopy
+
+PANE_FIELD = pa.field(PANE, pa.int64(), False)
+
+
+class PaneTables:
+    """Panes by their start, and which windows and panes become due when event time goes on."""
+
+    def __init__(
+        self,
+        window: TumblingWindow | SlidingWindow,
+        lateness_us: int,
+        layout: AggregateLayout,
+        key_kinds: Sequence[pa.DataType],
+        seed: int,
+        watermark_us: int,
+    ) -> None:
+        self._size_us, self._pane_us, self._offset_us = window.size_us, window.pane_us, window.offset_us
+        self._slide_us = window.slide_us if isinstance(window, SlidingWindow) else window.size_us
+        self._lateness_us, self._layout, self._key_kinds, self._seed = lateness_us, layout, list(key_kinds), seed
+        self.watermark_us = watermark_us
+        self._tables: dict[int, KeyedTable] = {}
+        self._due_windows: list[int] = []
+        self._due_drops: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return sum(len(table) for table in self._tables.values())
+
+    @property
+    def memory_bytes(self) -> int:
+        return sum(table.memory_bytes for table in self._tables.values())
+
+    def ends_of(self, pane: int) -> range:
+        """Ends of the windows that hold the pane, the last first."""
+        newest_start = (pane - self._offset_us) // self._slide_us * self._slide_us + self._offset_us
+        return range(newest_start + self._size_us, pane, -self._slide_us)
+
+    def is_late(self, pane: int) -> bool:
+        """Whether all its windows are over for good."""
+        return self._is_over(self.ends_of(pane)[0])
+
+    def _is_over(self, end: int) -> bool:
+        return end - 1 + self._lateness_us <= self.watermark_us
+
+    def table(self, pane: int) -> KeyedTable:
+        """The pane's table, made when it is the first time."""
+        table = self._tables.get(pane)
+        if table is None:
+            table = self._tables[pane] = KeyedTable(self._key_kinds, self._layout.initial, self._seed, self._expected())
+            ends = self.ends_of(pane)
+            heapq.heappush(self._due_drops, (ends[0] - 1 + self._lateness_us, pane))
+            for end in ends:
+                if end - 1 > self.watermark_us:
+                    heapq.heappush(self._due_windows, end)
+        return table
+
+    def _expected(self) -> int:
+        """A new pane will probably hold as many keys as the newest did."""
+        newest = max(self._tables, default=None)
+        return 0 if newest is None else len(self._tables[newest])
+
+    def fold(self, pane: int, keys: Keys, program: Program, generation: int) -> np.ndarray:
+        """Folds rows into a pane. Returns the slots of the touched keys (those that this generation had not touched yet)."""
+        table = self.table(pane)
+        slots = table.slots(keys)
+        touched = np.empty(len(slots), np.int32)
+        return touched[: self._layout.run(program, table.rows, slots, generation, touched)]
+
+    def advance(self, watermark_us: int) -> list[int]:
+        """Event time goes on. Returns the ends of the windows that fire now, in order."""
+        self.watermark_us = watermark_us
+        ends: list[int] = []
+        while self._due_windows and self._due_windows[0] - 1 <= watermark_us:
+            end = heapq.heappop(self._due_windows)
+            if not ends or ends[-1] != end:
+                ends.append(end)
+        return ends
+
+    def drop_over(self) -> None:
+        """Forgets the panes whose windows are all over for good."""
+        while self._due_drops and (self._due_drops[0][0] <= self.watermark_us or self.watermark_us == MAX_WATERMARK):
+            del self._tables[heapq.heappop(self._due_drops)[1]]
+
+    def refined(self, touched: dict[int, np.ndarray]) -> list[tuple[int, list[tuple[int, np.ndarray]]]]:
+        """(end, [(pane, touched slots)]) of the windows that have fired and are not over, and whose panes were touched."""
+        parts: dict[int, list[tuple[int, np.ndarray]]] = {}
+        for pane, slots in touched.items():
+            for end in self.ends_of(pane):
+                if end - 1 <= self.watermark_us and not self._is_over(end):
+                    parts.setdefault(end, []).append((pane, slots))
+        return sorted(parts.items())
+
+    def window(self, end: int) -> KeyedTable:
+        """The accumulators of a whole window. Of a window of one pane: the pane's own table, not to be changed."""
+        tables = self._tables_of(end)
+        if len(tables) == 1:
+            return tables[0]
+        tables.sort(key=len, reverse=True)
+        merged = self._scratch(len(tables[0]))
+        for table in tables:
+            if len(table):
+                slots = merged.slots(table.index.copy_keys().as_keys())
+                self._layout.run(self._layout.merge_rows(table.rows), merged.rows, slots)
+        return merged
+
+    def window_of(self, end: int, touched: Sequence[tuple[int, np.ndarray]]) -> KeyedTable:
+        """The accumulators of a window for the touched keys only."""
+        merged = self._scratch(0)
+        for pane, slots in touched:
+            merged.slots(self._tables[pane].index.copy_keys(slots).as_keys())
+        keys = merged.index.copy_keys().as_keys()
+        for table in self._tables_of(end):
+            slots = table.index.lookup(keys)
+            found = np.flatnonzero(slots >= 0).astype(np.int32)
+            rows = table.rows[slots[found]]
+            self._layout.run(self._layout.merge_rows(rows), merged.rows, found)
+        return merged
+
+    def copies(self, after: int | None) -> list[tuple[TableCopy, list[tuple[pa.Field, int]]]]:
+        """Copies of the rows changed after a generation (None: of all), pane by pane."""
+        copies = []
+        for pane, table in self._tables.items():
+            slots = None if after is None else table.changed_after(after)
+            if len(table) and (slots is None or len(slots)):
+                copies.append((table.copy(slots), [(PANE_FIELD, pane)]))
+        return copies
+
+    def _tables_of(self, end: int) -> list[KeyedTable]:
+        starts: Iterable[int] = range(end - self._size_us, end, self._pane_us)
+        if len(self._tables) < self._size_us // self._pane_us:
+            starts = (pane for pane in sorted(self._tables) if end - self._size_us <= pane < end)
+        return [self._tables[start] for start in starts if start in self._tables]
+
+    def _scratch(self, expected: int) -> KeyedTable:
+        return KeyedTable(self._key_kinds, self._layout.initial, self._seed, expected)
+
+
