@@ -141,7 +141,8 @@ class StorageLog(CheckpointLog):
                 self._writer = LogWriter(view.newest)
                 number = self._writer.number
                 data_key = self.ring.create(number)
-                outcome = self._append(Draft(RecordKind.CLAIM, token), b"", data_key, Patience(CLAIM_TIMEOUT_S))
+                draft = Draft(RecordKind.CLAIM, f"{token}-{os.urandom(8).hex()}")  # unlike any other claim, whatever the caller's token
+                outcome = self._append(draft, b"", data_key, Patience(CLAIM_TIMEOUT_S))
                 if isinstance(outcome, Confirmed):
                     ids = max(view.next_checkpoint, checkpoint + 1), max(view.next_attempt, attempt + 1)
                     self._claimed = Claimed(number, data_key, view, *ids)

@@ -82,7 +82,7 @@ def fold(records: Iterable[LogEntry]) -> LogView:
     entry = by_number.get(max(by_number, default=0))
     while entry is not None:
         chain.append(entry)
-        entry = _before(entry, by_number)
+        entry = _before(by_number[entry.number], by_number)
     return LogView(tuple(_without_deposed(chain)))
 
 
@@ -90,8 +90,8 @@ def _before(entry: LogEntry, by_number: dict[int, LogEntry]) -> LogEntry | None:
     below = by_number.get(entry.number - 1)
     if below is None:
         return None
-    if entry.header is None:
-        return below  # no link to go by; the record's own seal must speak for it
+    if entry.header is None or entry.damage:
+        return below  # no link that could be believed; the seal of the record below must speak for it
     parent = entry.header.parent
     if parent is None:
         return None
