@@ -94,7 +94,8 @@ class Source(ABC):
 
     @abstractmethod
     def schema(self) -> pa.Schema:
-        """All columns, engine types (timestamps as timestamp[us, UTC] where the input has timestamps). May read footers; cached; called at plan time."""
+        """The columns that are read, engine types (timestamps as timestamp[us, UTC] where the input has timestamps). May read footers;
+        cached; called at plan time."""
 
     @abstractmethod
     def with_columns(self, columns: tuple[str, ...]) -> Source:
@@ -131,7 +132,8 @@ class SinkWriter(ABC):
 
     @abstractmethod
     def prepare(self, checkpoint_id: int) -> list[dict[str, Any]]:
-        """Everything written since the last call becomes one or more transactions (JSON-able) that survive a crash and are not visible yet."""
+        """Everything written since the last call becomes one or more transactions (JSON-able) that survive a crash and are not visible
+        yet."""
 
     @abstractmethod
     def commit(self, transactions: list[dict[str, Any]]) -> None:

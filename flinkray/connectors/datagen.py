@@ -22,7 +22,7 @@ import pyarrow as pa
 from flinkray.columns import TIMESTAMP
 from flinkray.config import Duration, duration_us
 from flinkray.connectors.base import Source, Split, SplitEnumerator, SplitReader
-from flinkray.connectors.memory import OnceEnumerator
+from flinkray.connectors.enumerators import OnceEnumerator
 from flinkray.connectors.schemas import choose, engine_schema
 from flinkray.errors import ConfigError
 

@@ -236,14 +236,10 @@ class FileSinkWriter(SinkWriter):
             self._folder.delete(f"{PENDING}/{name}")
 
 
-_PENDING_NAME = re.compile(
-    r"(?P<uid>.+)-c(?P<claim>\d+)-a(?P<attempt>\d+)-(?P<instance>[^-]+)-(?P<subtask>\d+)-n\d+\.[0-9a-f]{8}\.[a-z]+"
-)
+_PENDING_NAME = re.compile(r"(?P<uid>.+)-c(?P<claim>\d+)-a(?P<attempt>\d+)-(?P<instance>[^-]+)-(?P<subtask>\d+)-n\d+\.[0-9a-f]{8}\.[a-z]+")
 
 
 def file_safe(uid: str) -> str:
     """The uid as a part of a file name: injective, and never hidden, since readers skip names that start with `_` or `.`."""
     safe = re.sub(r"[^A-Za-z0-9_.-]", lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), uid)
     return f"%{ord(safe[0]):02X}{safe[1:]}" if safe.startswith(("_", ".")) else safe
-
-

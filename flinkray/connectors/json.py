@@ -164,6 +164,8 @@ def _objects_stand_in_lines(text: memoryview) -> bool:
     if ends[-1] < len(chars):
         ends = np.append(ends, len(chars))
     starts = np.concatenate([[0], ends[:-1]])
+    if (chars[starts] == _OPEN).all() and (chars[ends[:-1] - 2] == _CLOSE).all() and _CLOSE in bytes(text[-2:]):
+        return True  # the common case, without white space
     first = _skip_blanks(chars, starts, ends - 1, 1)
     last = _skip_blanks(chars, ends - 1, starts, -1)
     blank = first > last

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from flinkray.columns import CHANGE, EVENT_TIME, TIMESTAMP
 from flinkray.config import Duration, duration_us
 from flinkray.connectors.base import Sink, SinkContext, SinkWriter, Source, Split, SplitEnumerator, SplitReader
-from flinkray.connectors.files import SPLITS_PER_READER, in_read_order
+from flinkray.connectors.enumerators import SPLITS_PER_READER, OnceEnumerator
 from flinkray.connectors.json_text import json_lines
 from flinkray.connectors.schemas import choose, conform, engine_schema
 from flinkray.errors import ConfigError, SinkError, UsageError
@@ -90,25 +90,6 @@ def _min_us(rows: pa.Table, column: str | None) -> int | None:
     return pc.min(values).as_py() if values.type == pa.int64() else None
 
 
-class OnceEnumerator(SplitEnumerator):
-    """Splits that are all known from the start; given once. Restored, it has none left."""
-
-    def __init__(self, splits: list[Split]) -> None:
-        self._splits = splits
-
-    def discover(self) -> list[Split]:
-        splits, self._splits = self._splits, []
-        return in_read_order(splits)
-
-    @property
-    def finished(self) -> bool:
-        return not self._splits
-
-    def state(self) -> Any:
-        """Truthy once given; a snapshot before that starts from nothing."""
-        return {} if self._splits else {"given": True}
-
-
 class _MemoryReader(SplitReader):
     def __init__(self, table: pa.Table, row: int, stop: int) -> None:
         batches = table.slice(0, stop).combine_chunks().to_batches()
@@ -151,7 +132,7 @@ class MemorySink(Sink):
                 known = ", ".join(cls._schemas) or "none"
                 raise UsageError(f"MemorySink: no job of this process has written to {name!r}; there are {known}")
             batches = [batch for part in cls._committed.get(name, {}).values() for batch in part]
-            return pa.Table.from_batches(batches, cls._schemas[name])
+            return pa.Table.from_batches(batches, batches[0].schema if batches else cls._schemas[name])
 
     @property
     def transactional(self) -> bool:
@@ -169,7 +150,9 @@ class MemorySink(Sink):
 
     def finish(self, schema: pa.Schema) -> None:
         with self._lock:
-            self._schemas.setdefault(self.name, pa.schema([field for field in schema if field.name != EVENT_TIME]))
+            kept = pa.schema([field for field in schema if field.name != EVENT_TIME])
+            if not self._schemas.get(self.name):
+                self._schemas[self.name] = kept  # none, or no columns: a writer that only the first batch will tell
 
     def describe(self) -> str:
         return f"Memory {self.name}"
@@ -351,4 +334,3 @@ class BlackholeWriter(SinkWriter):
 
     def commit(self, transactions: list[dict[str, Any]]) -> None:
         """Nothing was kept."""
-

@@ -19,6 +19,9 @@ from flinkray.errors import SinkError, UsageError
 
 PENDING = "_pending"
 
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "r2"}
+"""No folders to make there; asked to, some would make a bucket that was only misspelt."""
+
 
 class OutputFolder(ABC):
     """Names are relative to the folder; `/` separates."""
@@ -148,7 +151,8 @@ class RemoteFolder(OutputFolder):
 
     def create(self, name: str) -> BinaryIO:
         path = self._path(name)
-        self._filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        if self.place.partition("://")[0] not in _OBJECT_STORES:
+            self._filesystem.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         handle: BinaryIO = self._filesystem.open(path, "wb")
         return handle
 

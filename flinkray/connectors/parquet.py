@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from flinkray.config import Duration
 from flinkray.connectors.base import Split, SplitReader
+from flinkray.connectors.enumerators import SPLITS_PER_READER
 from flinkray.connectors.file_sink import FileSink, FileWriter
-from flinkray.connectors.files import SPLITS_PER_READER, FileSource, InputFile, Missing, Paths, storage_errors
+from flinkray.connectors.files import FileSource, InputFile, Missing, Paths, storage_errors
 from flinkray.connectors.schemas import SchemaLike, conform, engine_schema, file_columns
 from flinkray.errors import SourceError
 

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from flinkray.connectors.base import DEAD_LETTER, Rejected, Split, SplitReader
-from flinkray.connectors.files import SPLITS_PER_READER, FileSource, InputFile
+from flinkray.connectors.enumerators import SPLITS_PER_READER
+from flinkray.connectors.files import FileSource, InputFile
 from flinkray.connectors.lines import ByteStream, RowBlocks, compression_of, count_newlines, first_row_from, newlines_in, salvage
 from flinkray.connectors.schemas import conform
 from flinkray.errors import ConfigError, SourceError
@@ -75,10 +76,7 @@ class TextSource(FileSource):
         if self.split_bytes is not None:
             count = max(count, -(-file.size // self.split_bytes))
         bounds = [file.size * i // count for i in range(count + 1)]
-        return [
-            Split(f"{file.path}#{start}", file.payload(start=start, stop=stop), size=stop - start)
-            for start, stop in pairwise(bounds)
-        ]
+        return [Split(f"{file.path}#{start}", file.payload(start=start, stop=stop), size=stop - start) for start, stop in pairwise(bounds)]
 
     def open_split(self, split: Split, offset: Any | None) -> LineReader:
         return LineReader(self, split, offset)
@@ -180,5 +178,3 @@ class LineReader(SplitReader):
 
     def close(self) -> None:
         self._blocks.close()
-
-

@@ -335,6 +335,17 @@ def test_a_fresh_start_empties_the_memory_sink():
         MemorySink.rows("fresh")
 
 
+def test_a_memory_sink_may_learn_its_columns_from_the_first_batch():
+    sink = MemorySink("untold")
+    sink.writer(context(schema=pa.schema([])))
+    assert MemorySink.rows("untold").num_rows == 0
+    writer = sink.writer(context())
+    assert MemorySink.rows("untold").schema == EXAMPLE.schema
+    writer.write(EXAMPLE)
+    writer.commit(writer.prepare(1))
+    assert MemorySink.rows("untold").num_rows == 7
+
+
 def test_rows_that_a_lost_process_kept_in_memory_are_an_error_to_commit():
     with pytest.raises(SinkError, match="prepared by a process that is gone"):
         MemorySink("lost").writer(context()).commit([{"id": "out-c1-k1-a1-x-0"}])

@@ -237,7 +237,7 @@ def test_without_header_names_come_from_the_schema(tmp_path):
         CsvSource(tmp_path, header=False)
 
 
-BAD_CSV = "id,name\n1,a\nx2,b\n3,c\n4\n5,e,f\n\n6,f\n7,g\r7,h\n8,\"h\n9,i\n"
+BAD_CSV = 'id,name\n1,a\nx2,b\n3,c\n4\n5,e,f\n\n6,f\n7,g\r7,h\n8,"h\n9,i\n'
 
 
 def bad_csv(tmp_path: Path, filler: int = 0) -> Path:
