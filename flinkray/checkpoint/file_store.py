@@ -215,6 +215,8 @@ def _make_folder(folder: str) -> None:
             raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", folder) from None
         return
     except FileNotFoundError:
+        if os.path.isdir(above):
+            raise PermissionError(errno.EACCES, "takes no new folders", above) from None  # like /proc
         _make_folder(above)
         _make_folder(folder)
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from flinkray.core.log_records import Link, RecordHeader, RecordKind
 
@@ -50,6 +51,12 @@ class LogView:
     def manifests(self) -> tuple[LogEntry, ...]:
         """The complete checkpoints, newest first."""
         return tuple(entry for entry in self.entries if entry.is_good(RecordKind.MANIFEST))
+
+    @property
+    def restorable(self) -> tuple[LogEntry, ...]:
+        """The complete checkpoints of runs since the last that FINISHED, newest first: what is over is never gone on with."""
+        runs = takewhile(lambda entry: not (entry.is_good(RecordKind.ENDED) and entry.header and entry.header.ended == "FINISHED"), self.entries)
+        return tuple(entry for entry in runs if entry.is_good(RecordKind.MANIFEST))
 
     @property
     def damaged(self) -> tuple[LogEntry, ...]:

@@ -10,10 +10,11 @@ from typing import Any
 
 from flinkray.checkpoint.key_providers import resolve_provider
 from flinkray.checkpoint.keys import DataKey
-from flinkray.checkpoint.log_store import StorageLog, UnfencedLog, open_log
+from flinkray.checkpoint.log_base import CheckpointLog
+from flinkray.checkpoint.log_store import open_log
 from flinkray.checkpoint.manifest import CheckpointStats, Manifest, RunFacts
-from flinkray.checkpoint.sweep import sweep
 from flinkray.checkpoint.store import check_reachable, open_store, write_probe
+from flinkray.checkpoint.sweep import sweep
 from flinkray.core.job_events import CheckpointContent, JobStatus, Opened, Sweep, WriteManifest
 from flinkray.core.state_plan import check_fit
 from flinkray.core.storage_log import LogEntry, LogView
@@ -88,7 +89,7 @@ class JobStorage(StorageOfJob):
         self._token = token
         self._new_hash_seed = new_hash_seed
         self._store = open_store(self._config.storage, bundle.application, self._config.storage_options)
-        self._log: StorageLog | UnfencedLog | None = None
+        self._log: CheckpointLog | None = None
         self._facts: RunFacts | None = None
         self._data_key: DataKey | None = None
         self._known: dict[str, DataKey] = {}
@@ -123,7 +124,7 @@ class JobStorage(StorageOfJob):
         )
         return opened, chosen
 
-    def _choose(self, log: StorageLog | UnfencedLog, view: LogView) -> tuple[list[Manifest], str]:
+    def _choose(self, log: CheckpointLog, view: LogView) -> tuple[list[Manifest], str]:
         """Manifests newest first, beginning with the one to restore, and a line about the choice."""
         wanted = self._bundle.config.restore
         if wanted == "none":
@@ -134,12 +135,12 @@ class JobStorage(StorageOfJob):
             raise RestoreError(f"--restore {wanted!r}: use latest, none or checkpoint:ID (savepoints are not there yet)")
         if view.ended == JobStatus.FINISHED.value:
             return [], "the run before has FINISHED: starting afresh"
-        manifests = self._read(log, list(view.manifests))
+        manifests = self._read(log, list(view.restorable))
         if not manifests:
             return [], "nothing to restore: starting afresh"
         return manifests, f"restoring checkpoint {manifests[0].checkpoint} of {self._store.uri}"
 
-    def _choose_id(self, log: StorageLog | UnfencedLog, view: LogView, text: str) -> tuple[list[Manifest], str]:
+    def _choose_id(self, log: CheckpointLog, view: LogView, text: str) -> tuple[list[Manifest], str]:
         known = [entry.header.checkpoint for entry in view.manifests]
         if not text.isdigit() or int(text) not in known:
             raise RestoreError(f"there is no checkpoint {text} of {self._bundle.application} in {self._store.uri}; there are: {known or 'none'}")
@@ -158,7 +159,7 @@ class JobStorage(StorageOfJob):
                 "give --allow-repeated-output to accept that"
             )
 
-    def _read(self, log: StorageLog | UnfencedLog, entries: list[LogEntry]) -> list[Manifest]:
+    def _read(self, log: CheckpointLog, entries: list[LogEntry]) -> list[Manifest]:
         """Manifests of entries, newest first. A damaged newest one is passed over only where nothing after can have been committed."""
         manifests: list[Manifest] = []
         damaged: DamagedObjectError | None = None
