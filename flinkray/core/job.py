@@ -13,7 +13,7 @@ they are answered (rule 12).
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from flinkray.core.checkpoints import CheckpointCoordinator, CheckpointPolicy

@@ -23,6 +23,8 @@ class LogEntry:
     header: RecordHeader | None
     """None when not even the header can be read."""
     damage: str = ""
+    deposed: bool = False
+    """Written by an owner that a Claim below had deposed already: damaged by rule, and nothing to miss."""
 
     @property
     def link(self) -> Link:
@@ -115,7 +117,7 @@ def _without_deposed(chain: list[LogEntry]) -> list[LogEntry]:
         header = entry.header
         if header is not None and not entry.damage:
             if header.claim < claim:
-                entry = replace(entry, damage=f"its writer (claim {header.claim}) had been deposed by claim {claim}")
+                entry = replace(entry, damage=f"its writer (claim {header.claim}) had been deposed by claim {claim}", deposed=True)
             claim = max(claim, header.claim)
         judged.append(entry)
     return judged[::-1]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from flinkray.config import JobConfig, duration_s
 from flinkray.core.checkpoints import CheckpointPolicy
 from flinkray.core.job import JobCore, JobSettings
 from flinkray.core.job_events import (
@@ -27,7 +28,6 @@ from flinkray.core.job_events import (
     JournalAttempt,
     KillWorker,
     ManifestFate,
-    Opened,
     OpenFailed,
     RecordEnd,
     Say,
@@ -39,7 +39,6 @@ from flinkray.core.job_events import (
 from flinkray.core.journal import JournalRecord
 from flinkray.core.messages import Deploy
 from flinkray.errors import DeposedError, FlinkrayError, StorageError
-from flinkray.config import JobConfig, duration_s
 from flinkray.runtime.backend import WorkerBackend
 from flinkray.runtime.job_storage import JobStorage, NoStorage, StorageOfJob
 from flinkray.runtime.journal import Journal, Slots

@@ -16,10 +16,11 @@ from flinkray.checkpoint.manifest import CheckpointStats, Manifest, RunFacts
 from flinkray.checkpoint.store import check_reachable, open_store, write_probe
 from flinkray.checkpoint.sweep import sweep
 from flinkray.core.job_events import CheckpointContent, JobStatus, Opened, Sweep, WriteManifest
+from flinkray.core.log_records import RecordKind
 from flinkray.core.state_plan import check_fit
 from flinkray.core.storage_log import LogEntry, LogView
 from flinkray.errors import DamagedObjectError, RestoreError, StorageError
-from flinkray.runtime.sinks import check_fresh_start
+from flinkray.runtime.sinks import check_fresh_start, transactional_uids
 from flinkray.runtime.task_manager import JobBundle
 
 
@@ -135,19 +136,20 @@ class JobStorage(StorageOfJob):
             raise RestoreError(f"--restore {wanted!r}: use latest, none or checkpoint:ID (savepoints are not there yet)")
         if view.ended == JobStatus.FINISHED.value:
             return [], "the run before has FINISHED: starting afresh"
-        manifests = self._read(log, list(view.restorable))
+        manifests = self._read(log, _since_finished(view))
         if not manifests:
             return [], "nothing to restore: starting afresh"
         return manifests, f"restoring checkpoint {manifests[0].checkpoint} of {self._store.uri}"
 
     def _choose_id(self, log: CheckpointLog, view: LogView, text: str) -> tuple[list[Manifest], str]:
-        known = [entry.header.checkpoint for entry in view.manifests]
+        known = {_checkpoint(entry): entry for entry in view.manifests}
         if not text.isdigit() or int(text) not in known:
-            raise RestoreError(f"there is no checkpoint {text} of {self._bundle.application} in {self._store.uri}; there are: {known or 'none'}")
-        entries = [entry for entry in view.manifests if entry.header.checkpoint <= int(text)]
-        newer = [entry for entry in view.manifests if entry.header.checkpoint > int(text)]
-        self._refuse_repeated_output(self._read(log, newer), int(text))
-        manifests = self._read(log, entries)
+            raise RestoreError(
+                f"there is no checkpoint {text} of {self._bundle.application} in {self._store.uri}; there are: {sorted(known) or 'none'}"
+            )
+        newer = [log.manifest(entry) for checkpoint, entry in known.items() if checkpoint > int(text)]
+        self._refuse_repeated_output(newer, int(text))
+        manifests = self._read(log, [entry for checkpoint, entry in known.items() if checkpoint <= int(text)])
         return manifests, f"restoring checkpoint {manifests[0].checkpoint} (asked for) of {self._store.uri}"
 
     def _refuse_repeated_output(self, newer: list[Manifest], chosen: int) -> None:
@@ -160,28 +162,31 @@ class JobStorage(StorageOfJob):
             )
 
     def _read(self, log: CheckpointLog, entries: list[LogEntry]) -> list[Manifest]:
-        """Manifests of entries, newest first. A damaged newest one is passed over only where nothing after can have been committed."""
+        """Manifests among `entries`, newest first. A damaged newest one is passed over only where nothing after the one before can have been
+        committed, or where repeated output is accepted (rule 20)."""
         manifests: list[Manifest] = []
         damaged: DamagedObjectError | None = None
-        for entry in entries[: self._config.retained]:
+        for entry in entries:
+            if len(manifests) == self._config.retained:
+                break
             try:
-                manifests.append(log.manifest(entry))
+                if entry.is_good(RecordKind.MANIFEST):
+                    manifests.append(log.manifest(entry))
+                elif _may_have_been_a_manifest(entry):
+                    raise DamagedObjectError(log.name_of(entry.number), entry.damage)
             except DamagedObjectError as error:
-                damaged = damaged or error
-                if not manifests and not self._bundle.config.allow_repeated_output and self._has_visible_sinks():
-                    raise DamagedObjectError(
-                        error.object_name,
-                        f"{error.reason}; an older checkpoint would write again what the sinks may have committed since: "
-                        "give --allow-repeated-output to accept repeated rows, or start afresh with --restore none",
-                    ) from error
-        if damaged is not None and not manifests:
-            raise damaged
+                damaged = damaged if damaged or manifests else error
+        if damaged is None:
+            return manifests
+        if not manifests:
+            raise DamagedObjectError(damaged.object_name, f"{damaged.reason}; no older checkpoint is left: start afresh with --restore none")
+        if transactional_uids(self._bundle.graph) and not self._bundle.config.allow_repeated_output:
+            raise DamagedObjectError(
+                damaged.object_name,
+                f"{damaged.reason}; restoring checkpoint {manifests[0].checkpoint} would write again what the sinks may have committed since: "
+                "give --allow-repeated-output to accept repeated rows, or start afresh with --restore none",
+            )
         return manifests
-
-    def _has_visible_sinks(self) -> bool:
-        from flinkray.runtime.sinks import transactional_uids
-
-        return bool(transactional_uids(self._bundle.graph))
 
     def _check_fingerprint(self, manifest: Manifest) -> None:
         if manifest.fingerprint != self._bundle.graph.fingerprint and not self._bundle.config.allow_non_restored_state:
@@ -229,6 +234,22 @@ class JobStorage(StorageOfJob):
         if self._trouble:
             about["trouble"] = self._trouble
         return about
+
+
+def _since_finished(view: LogView) -> list[LogEntry]:
+    """Entries of the runs since the last that FINISHED, newest first: what is over is never gone on with."""
+    over = (e for e in view.entries if e.is_good(RecordKind.ENDED) and e.header and e.header.ended == JobStatus.FINISHED.value)
+    last = next(over, None)
+    return [entry for entry in view.entries if last is None or entry.number > last.number]
+
+
+def _may_have_been_a_manifest(entry: LogEntry) -> bool:
+    return bool(entry.damage) and not entry.deposed and (entry.header is None or entry.header.kind is RecordKind.MANIFEST)
+
+
+def _checkpoint(entry: LogEntry) -> int:
+    assert entry.header is not None
+    return entry.header.checkpoint
 
 
 def _listed(manifest: Manifest) -> dict[str, Any]:

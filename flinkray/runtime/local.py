@@ -13,7 +13,7 @@ from flinkray.api.job_handle import JobHandle, JobResult
 from flinkray.checkpoint.store import open_store
 from flinkray.core.job_events import WorkerLost, WorkerStarted
 from flinkray.core.messages import Command
-from flinkray.errors import JobCancelledError, JobExistsError, JobFailedError, WaitTimeoutError
+from flinkray.errors import JobCancelledError, JobExistsError, JobFailedError, UsageError, WaitTimeoutError
 from flinkray.exchange.in_process import InProcessExchange, InProcessNetwork
 from flinkray.runtime.backend import Post, WorkerBackend, add_metrics
 from flinkray.runtime.background import ThreadBackground
@@ -156,10 +156,13 @@ class LocalJob(JobHandle):
 
 
 def submit(bundle: JobBundle) -> LocalJob:
-    """Start a job in this process. JobExistsError when one of its name runs here, or in another live process of this user."""
+    """Start a job in this process. UsageError for a detached one, which would end with it; JobExistsError when one of its name runs here, or in another live process of this user."""
+    if bundle.config.detached:
+        raise UsageError("--detach: runtime 'local' runs the job in this process, and ends with it; use --runtime ray with RAY_ADDRESS set")
     with _running_lock:
         if bundle.config.name in _running or JobRecord(bundle.config.name).is_running_elsewhere():
             raise JobExistsError(f"a job named {bundle.config.name!r} is running; give another --name, or end it with: flinkray cancel {bundle.config.name}")
+        JobRecord(bundle.config.name).take_cancel_request()  # one that came too late for an earlier run
         job = LocalJob(bundle)
         _running[bundle.config.name] = job
     job.start()
@@ -169,7 +172,8 @@ def submit(bundle: JobBundle) -> LocalJob:
 def result_or_raise(name: str, status: dict[str, Any], error: Exception | None) -> JobResult:
     """The result of an ended job, or the error that ended it."""
     if status["status"] == "FAILED":
-        raise error or JobFailedError(f"job {name} failed: {status.get('error')}")
+        failure = error or JobFailedError(f"job {name} failed: {status.get('error')}")
+        raise failure.with_traceback(None) from None  # where flinkray raised it tells a user nothing; the user's own traceback is its text
     if status["status"] == "CANCELLED":
         raise JobCancelledError(f"job {name} was cancelled")
     return JobResult.from_status(status)

@@ -41,8 +41,7 @@ def wait_with_progress(handle: JobHandle, style: Style | None = None) -> JobResu
             try:
                 result = _step(handle, view)
             except KeyboardInterrupt as interrupt:
-                _on_interrupt(handle, view, interrupt)
-                continue
+                result = _on_interrupt(handle, view, interrupt)
             except Exception:
                 view.finish()
                 raise
@@ -60,13 +59,14 @@ def _step(handle: JobHandle, view: View) -> JobResult | None:
         return None
 
 
-def _on_interrupt(handle: JobHandle, view: View, interrupt: KeyboardInterrupt) -> None:
+def _on_interrupt(handle: JobHandle, view: View, interrupt: KeyboardInterrupt) -> JobResult | None:
+    """None: the job goes on. A result: it had ended by itself before it could be cancelled."""
     view.pause()
     if not isinstance(interrupt, Terminated) and sys.stdin.isatty() and sys.stderr.isatty() and not _ask(handle.name):
-        return
+        return None
     handle.cancel()
     try:
-        handle.wait(timeout=CANCEL_WAIT_S)
+        return handle.wait(timeout=CANCEL_WAIT_S)
     except JobCancelledError:
         print(f"job {handle.name} is cancelled; its checkpoints are kept", file=sys.stderr)
     raise interrupt
@@ -74,11 +74,12 @@ def _on_interrupt(handle: JobHandle, view: View, interrupt: KeyboardInterrupt) -
 
 def _ask(name: str) -> bool:
     """True when the person means it; a second Ctrl-C means it too."""
+    print(f"\ncancel job {name}? [y/N] ", end="", file=sys.stderr, flush=True)
     try:
-        answer = input(f"\ncancel job {name}? [y/N] ")
-    except (KeyboardInterrupt, EOFError):
+        answer = sys.stdin.readline()
+    except KeyboardInterrupt:
         return True
-    return answer.strip().lower() in ("y", "yes")
+    return answer == "" or answer.strip().lower() in ("y", "yes")
 
 
 @contextmanager
@@ -95,7 +96,13 @@ def _terminable() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def say_detached(name: str) -> None:
+    """With `flinkray run --detach`: where to look from now on."""
+    if style_from_environment() != "off":
+        print(f"job {name} is submitted and goes on by itself; see: flinkray status {name}", file=sys.stderr)
 
 
 class View:

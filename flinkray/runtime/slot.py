@@ -117,7 +117,7 @@ class Slot:
                 state.kind,
                 state.subtask,
                 KeyGroupRange(state.key_group_start, state.key_group_stop),
-                tuple(read_chunk(chunk) for chunk in state.chunks),  # type: ignore[misc]
+                tuple(read_chunk(chunk) for chunk in state.chunks),
             )
             for state in deploy.states
             if state.uid == uid and (state.kind == "list" or groups.overlaps(KeyGroupRange(state.key_group_start, state.key_group_stop)))
@@ -178,7 +178,8 @@ class Slot:
             del self._collecting[old]
 
     def commit(self, checkpoint: int) -> bool:
-        return all([task.chain.commit(checkpoint) for task in self.tasks])
+        done = [task.chain.commit(checkpoint) for task in self.tasks]  # every task is told, whatever the others answer
+        return all(done)
 
     def processing_time(self, now_s: float) -> None:
         for task in self.tasks:
@@ -193,7 +194,7 @@ class Slot:
     def counters(self) -> Counters:
         total = Counters()
         for task in self.tasks:
-            total = total.plus(_task_counters(task))
+            total = total.plus(task.counters())
         return total
 
     def stats(self) -> Stats:
@@ -211,12 +212,11 @@ class Slot:
         return {uid: metrics for task in self.tasks for uid, metrics in task.chain.metrics.items()}
 
     def _collect(self, barrier: Barrier, snapshot: TaskSnapshot, turn: Turn) -> None:
-        """A task has captured. The slot's counters belong to the checkpoint as they were when each of its tasks captured."""
         part = self._collecting.get(barrier.checkpoint)
         if part is None:
             part = self._collecting[barrier.checkpoint] = SlotCheckpoint(barrier, Counters())
         part.parts[snapshot.task] = snapshot
-        part.counters = part.counters.plus(_task_counters(self._task(snapshot.task)))
+        part.counters = part.counters.plus(snapshot.counters)
         if len(part.parts) == len(self.tasks):
             del self._collecting[barrier.checkpoint]
             part.first_row_at_us = self.first_row_at_us
@@ -225,21 +225,6 @@ class Slot:
     def _note_first_row(self) -> None:
         if any(metrics.rows_in for metrics in self._sinks):
             self.first_row_at_us = round(self._place.clock() * 1e6)
-
-    def _task(self, id: TaskId) -> Task:
-        return next(task for task in self.tasks if task.id == id)
-
-
-def _task_counters(task: Task) -> Counters:
-    read = written = late = skipped = dead = 0
-    for spec in task.chain.vertex.operators:
-        metrics = task.chain.metrics[spec.uid]
-        read += metrics.rows_out if spec.kind == "source" else 0
-        written += metrics.rows_in if spec.kind == "sink" else 0
-        late += metrics.late_rows
-        skipped += metrics.skipped_rows
-        dead += metrics.dead_letter_rows
-    return Counters(read, written, late, skipped, dead)
 
 
 def _tells_time(task: Task) -> bool:

@@ -15,6 +15,6 @@ def submit(graph: JobGraph, config: JobConfig) -> JobHandle:
         from flinkray.runtime import local
 
         return local.submit(bundle)
-    from flinkray.runtime.ray import submit as ray_submit
+    from flinkray.runtime.ray.submit import submit as submit_to_ray
 
-    return ray_submit.submit(bundle)
+    return submit_to_ray(bundle)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from flinkray.columns import MIN_WATERMARK
 from flinkray.core.alignment import AdvanceWatermark, Alignment, AllEnded, BecomeIdle, TakeSnapshot
+from flinkray.core.messages import Counters
 from flinkray.exchange.base import Barrier, Batch, EndOfInput, InputChannel, Watermark
 from flinkray.exchange.coalesce import coalesce
 from flinkray.ids import TaskId
@@ -32,6 +33,8 @@ class TaskSnapshot:
     task: TaskId
     captures: dict[str, list[StateCapture]]
     transactions: dict[str, tuple[object, ...]]
+    counters: Counters
+    """Rows up to the barrier, and none after it."""
     sync_ms: float
     align_ms: float
 
@@ -93,6 +96,18 @@ class Task:
     @property
     def watermark_us(self) -> int:
         return self._watermark
+
+    def counters(self) -> Counters:
+        """Rows of this attempt: those that sources have read and sinks have taken."""
+        read = written = late = skipped = dead = 0
+        for spec in self.chain.vertex.operators:
+            metrics = self.chain.metrics[spec.uid]
+            read += metrics.rows_out if spec.kind == "source" else 0
+            written += metrics.rows_in if spec.kind == "sink" else 0
+            late += metrics.late_rows
+            skipped += metrics.skipped_rows
+            dead += metrics.dead_letter_rows
+        return Counters(read, written, late, skipped, dead)
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
@@ -173,4 +188,4 @@ class Task:
         }
         done = time.perf_counter()
         align_ms = (started - aligning_since) * 1e3 if aligning_since is not None else 0.0
-        return TaskSnapshot(self.id, captures, transactions, (done - started) * 1e3, align_ms)
+        return TaskSnapshot(self.id, captures, transactions, self.counters(), (done - started) * 1e3, align_ms)

@@ -33,8 +33,8 @@ from flinkray.core.messages import (
 )
 from flinkray.core.task_manager import (
     AbandonCheckpoint,
-    Built,
     BuildTasks,
+    Built,
     CloseTasks,
     CommitUpTo,
     Effect,

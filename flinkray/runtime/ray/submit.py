@@ -96,7 +96,7 @@ def submit(bundle: JobBundle) -> RayJob:
     connect(bundle)
     name, config = bundle.config.name, bundle.config
     _clear_name(name)
-    reservation = reserve(name, bundle.graph.slots(), config.resources.cpus_per_slot)
+    reservation = None if _own_cluster else reserve(name, bundle.graph.slots(), config.resources.cpus_per_slot)
     try:
         actor = (
             ray.remote(concurrency_groups=GROUPS)(JobManagerActor)
@@ -116,17 +116,22 @@ def submit(bundle: JobBundle) -> RayJob:
     return RayJob(name, actor, keep_alive=not config.detached)
 
 
+_own_cluster = False
+"""This process started the Ray it uses, for flinkray alone: its logical CPUs are no limit."""
+
+
 def connect(bundle: JobBundle) -> None:
-    """Join the cluster that this process belongs to, or RAY_ADDRESS; else start one here with CPUs enough."""
+    """Join the cluster that this process belongs to, or RAY_ADDRESS; else start one here."""
+    global _own_cluster
     if ray.is_initialized():
         return
+    _own_cluster = False
     if os.environ.get("RAY_ADDRESS"):
         ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level="WARNING")
         return
-    needed = bundle.graph.slots() * bundle.config.resources.cpus_per_slot
+    _own_cluster = True
     ray.init(
         address="local",
-        num_cpus=max(os.cpu_count() or 1, round(needed + 0.49)),
         namespace=NAMESPACE,
         include_dashboard=False,
         log_to_driver=False,
