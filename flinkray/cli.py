@@ -1,18 +1,22 @@
-"""The command line. Exit code 0 on success, 1 when the job failed or storage could not be read, 2 for wrong usage or input."""
+"""The command line. Exit code 0 on success, 1 when the job failed or storage could not be read, 2 for wrong usage or input, 130 and 143
+when an interrupt or SIGTERM cancelled the job."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import runpy
 import sys
+import traceback
 from typing import Any
 
 from flinkray import commands
-from flinkray.errors import FlinkrayError, JobCancelledError
+from flinkray.errors import FlinkrayError
 
 DURATION_HELP = "like 500ms, 10s, 5min"
+INTERRUPTED = 130
+"""Ctrl-C, as shells have it: 128 and the signal's number."""
+TERMINATED = 143
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -32,14 +36,11 @@ def run(arguments: list[str] | None = None) -> int:
         if options.command == "run":
             return _run_job(options, job_arguments)
         return _others(options)
-    except JobCancelledError as error:
-        print(f"flinkray: {error}", file=sys.stderr)
-        return 1
     except FlinkrayError as error:
         print(f"flinkray: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as interrupt:
+        return TERMINATED if type(interrupt).__name__ == "Terminated" else INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,7 +100,20 @@ def _run_job(options: argparse.Namespace, job_arguments: list[str]) -> int:
         runpy.run_path(options.script, run_name="__main__")
     except SystemExit as leaving:
         return _exit_code(leaving.code)
+    except FlinkrayError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the script's own error, shown as `python JOB.py` shows it
+        print(script_traceback(error, options.script), end="", file=sys.stderr)
+        return 1
     return 0
+
+
+def script_traceback(error: Exception, script: str) -> str:
+    """The traceback from the script's first frame on. One that does not compile has no frame, and needs none."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename != script:
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace))
 
 
 def _exit_code(code: Any) -> int:
@@ -130,10 +144,6 @@ def _others(options: argparse.Namespace) -> int:
     from flinkray.doctor import doctor
 
     return doctor()
-
-
-def print_json(document: Any) -> None:
-    print(json.dumps(document, indent=2, default=str))
 
 
 if __name__ == "__main__":

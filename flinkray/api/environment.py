@@ -110,6 +110,9 @@ class StreamEnvironment:
         """
         handle = self.execute_async()
         if self.config.detached:
+            from flinkray.runtime.progress import say_detached
+
+            say_detached(handle.name)
             return JobResult.from_status(handle.status())
         return wait_or_cancel(handle)
 

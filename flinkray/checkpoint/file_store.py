@@ -205,8 +205,8 @@ def _raise_unless_missing(error: OSError) -> None:
         raise error
 
 
-def _make_folder(folder: str) -> None:
-    """The folder and those above it, each durable in the one above."""
+def _make_folder(folder: str, tries: int = _TRIES) -> None:
+    """The folder and those above it, each durable in the one above. Others may be deleting empty ones at the same time."""
     above = os.path.dirname(folder)
     try:
         os.mkdir(folder)
@@ -215,10 +215,10 @@ def _make_folder(folder: str) -> None:
             raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", folder) from None
         return
     except FileNotFoundError:
-        if os.path.isdir(above):
+        if not tries:
             raise PermissionError(errno.EACCES, "takes no new folders", above) from None  # like /proc
         _make_folder(above)
-        _make_folder(folder)
+        _make_folder(folder, tries - 1)
         return
     _sync_folder(above)
 

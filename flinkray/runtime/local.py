@@ -156,17 +156,23 @@ class LocalJob(JobHandle):
 
 
 def submit(bundle: JobBundle) -> LocalJob:
-    """Start a job in this process. UsageError for a detached one, which would end with it; JobExistsError when one of its name runs here, or in another live process of this user."""
+    """Start a job in this process. UsageError for a detached one, which would end with it; JobExistsError when one of its name runs
+    here, or in another live process of this user."""
     if bundle.config.detached:
         raise UsageError("--detach: runtime 'local' runs the job in this process, and ends with it; use --runtime ray with RAY_ADDRESS set")
     with _running_lock:
-        if bundle.config.name in _running or JobRecord(bundle.config.name).is_running_elsewhere():
-            raise JobExistsError(f"a job named {bundle.config.name!r} is running; give another --name, or end it with: flinkray cancel {bundle.config.name}")
-        JobRecord(bundle.config.name).take_cancel_request()  # one that came too late for an earlier run
+        record = JobRecord(bundle.config.name)
+        if bundle.config.name in _running or record.is_running_elsewhere():
+            raise job_exists(bundle.config.name)
+        record.take_cancel_request()  # one that came too late for an earlier run
         job = LocalJob(bundle)
         _running[bundle.config.name] = job
     job.start()
     return job
+
+
+def job_exists(name: str) -> JobExistsError:
+    return JobExistsError(f"a job named {name!r} is running; give another --name, or end it with: flinkray cancel {name}")
 
 
 def result_or_raise(name: str, status: dict[str, Any], error: Exception | None) -> JobResult:
