@@ -40,7 +40,8 @@ FLAGS = "_flags"
 """int64 column of accumulators: bit i is set when aggregate i has a value."""
 
 ROWS = "_rows"
-"""int64 column of pre-aggregated window rows: how many rows one stands for, so that late ones are counted as rows."""
+"""int64 column of pre-aggregated window rows: how many rows one stands for, so that late ones are counted as rows. Left out where a
+count() says the same (see `rows_column`)."""
 
 WINDOW_START, WINDOW_END = "window_start", "window_end"
 
@@ -120,19 +121,27 @@ def word_names(aggregates: Sequence[Aggregate], input_schema: pa.Schema, *extra:
     return [*names, *extra]
 
 
+def rows_column(aggregates: Sequence[Aggregate]) -> str:
+    """The column of pre-aggregated rows that says how many rows one stands for."""
+    counts = (i for i, aggregate in enumerate(aggregates) if aggregate.function == "count" and aggregate.column is None)
+    first = next(counts, None)
+    return ROWS if first is None else f"_a{first}_0"
+
+
 def partial_schema(
     keys: Sequence[str], aggregates: Sequence[Aggregate], window: Window | None, input_schema: pa.Schema
 ) -> pa.Schema:
-    """What pre-aggregation emits: key columns, the pane, the words of the accumulators, the largest event time of the group."""
+    """What pre-aggregation emits: key columns, then for windows the pane, then words of the accumulators. Rows of panes need no event
+    time of their own; without a window it is the largest of the group."""
     check(keys, aggregates, window, input_schema)
     fields = [input_schema.field(key) for key in keys]
     extra: list[str] = []
     if window is not None:
         fields.append(pa.field(PANE, pa.int64(), False))
-        extra.append(ROWS)
+        extra += [ROWS] if rows_column(aggregates) == ROWS else []
     if isinstance(window, SessionWindow):
         fields.append(pa.field(PANE_END, pa.int64(), False))
-    if EVENT_TIME in input_schema.names:
+    elif window is None and EVENT_TIME in input_schema.names:
         extra.append(EVENT_TIME)
     return pa.schema(fields + [pa.field(name, pa.int64(), False) for name in word_names(aggregates, input_schema, *extra)])
 

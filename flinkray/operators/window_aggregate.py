@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from flinkray.columns import EVENT_TIME, MIN_WATERMARK, TIMESTAMP
 from flinkray.errors import PlanError, ProtocolError
-from flinkray.graph.aggregates import PANE, ROWS, WINDOW_END, WINDOW_START, Aggregate, result_schema
+from flinkray.graph.aggregates import PANE, WINDOW_END, WINDOW_START, Aggregate, result_schema, rows_column
 from flinkray.graph.windows import SessionWindow, Window
 from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState, StateCapture
 from flinkray.operators.pane_tables import PANE_FIELD, PaneTables
@@ -106,7 +106,7 @@ class WindowAggregateOperator(Operator):
         if self._late_tag is not None:
             out.emit(part, self._late_tag)
         elif self._pre_aggregated:
-            self.context.metrics.late_rows += int(words_of(part.column(ROWS)).sum())
+            self.context.metrics.late_rows += int(words_of(part.column(rows_column(self._aggregates))).sum())
         else:
             self.context.metrics.late_rows += part.num_rows
 

@@ -12,12 +12,14 @@ import numpy as np
 from flinkray.state.bits import as_f64, as_i64, load_i64, load_u8, prefetch
 from flinkray.state.jit import I4, I8, I8_ROWS, RO_I4, inlined, njit, types
 
-ADD_ONE, ADD_VALID, ADD, SUM_INT, SUM_FLOAT, SUM_WIDE, ADD_WIDE, MIN, MAX, FIRST, LAST, LEAST_BY, MOST_BY, SPREAD, ADD_SPREAD = range(15)
-"""Operations. ADD adds a count; SUM_WIDE an int64 and ADD_WIDE two halves to a 128-bit sum; SPREAD a value and ADD_SPREAD another
+ADD_ONE, ADD_VALID, ADD, SET_FLAGS, SUM_INT, SUM_FLOAT, SUM_WIDE, ADD_WIDE, MIN, MAX, FIRST, LAST, LEAST_BY, MOST_BY = range(14)
+SPREAD, ADD_SPREAD = 14, 15
+"""Operations. ADD adds a count; SET_FLAGS sets the bits A; SUM_WIDE an int64 and ADD_WIDE two halves to a 128-bit sum; SPREAD a value and ADD_SPREAD another
 accumulator to (count, mean, squared differences)."""
 
 OP, WORD, BIT, A, B, C, STRIDE, VALIDITY, VALID_AT, VALID_SHIFT = range(10)
-"""Fields of a program's line. A, B, C: addresses of the inputs; BIT: the aggregate's bit in the flags or -1; VALID_AT: address of a
+"""Fields of a program's line. A, B, C: addresses of the inputs; BIT: the aggregate's bit in the flags, or -1 where
+another line sets it or there is none; VALID_AT: address of a
 bitmap (VALID_SHIFT: its first bit) or of a word of flags (VALID_SHIFT: the bit) with the inputs' stride."""
 LINE = 10
 
@@ -82,26 +84,38 @@ def _run_sum(rows, slots, start, end, flag_word, word, line):  # type: ignore[no
 
 
 @inlined
-def _run_choice(rows, slots, start, end, flag_word, word, line):  # type: ignore[no-untyped-def]
-    """min, max: one word. first, last, min_by, max_by: the word that decides and the value beside it."""
-    op, a, b, stride = line[OP], line[A], line[B], line[STRIDE]
+def _run_extreme(rows, slots, start, end, flag_word, word, line):  # type: ignore[no-untyped-def]
+    """min, max: rows start with the least or greatest word there is, so that no flag need be asked."""
+    op, a, stride = line[OP], line[A], line[STRIDE]
     kind, at, shift = line[VALIDITY], line[VALID_AT], line[VALID_SHIFT]
     flags, mask = np.uint64(flag_word), np.int64(1) << max(line[BIT], 0)
-    flagged, upper = line[BIT] >= 0, word + np.uint64(1)
-    downward = op == MIN or op == FIRST or op == LEAST_BY
+    for i in range(start, end):
+        if _is_valid(kind, at, shift, stride, i):
+            slot, value = np.uint32(slots[i]), load_i64(a + i * stride)
+            if line[BIT] >= 0:
+                rows[slot, flags] |= mask
+            old = rows[slot, word]
+            rows[slot, word] = min(old, value) if op == MIN else max(old, value)
+    return True
+
+
+@inlined
+def _run_choice(rows, slots, start, end, flag_word, word, line):  # type: ignore[no-untyped-def]
+    """first, last, min_by, max_by: the word that decides, and the value beside it."""
+    op, a, b, stride = line[OP], line[A], line[B], line[STRIDE]
+    kind, at, shift = line[VALIDITY], line[VALID_AT], line[VALID_SHIFT]
+    flags, mask = np.uint64(flag_word), np.int64(1) << line[BIT]
+    downward, upper = op == FIRST or op == LEAST_BY, word + np.uint64(1)
     for i in range(start, end):
         if not _is_valid(kind, at, shift, stride, i):
             continue
         slot, value = np.uint32(slots[i]), load_i64(a + i * stride)
         old = rows[slot, word]
         better = value < old if downward else (value > old or (op == LAST and value == old))
-        if flagged:
-            better = better or rows[slot, flags] & mask == 0
+        if better or rows[slot, flags] & mask == 0:
             rows[slot, flags] |= mask
-        if better:
             rows[slot, word] = value
-            if op >= FIRST:
-                rows[slot, upper] = load_i64(b + i * stride)
+            rows[slot, upper] = load_i64(b + i * stride)
     return True
 
 
@@ -143,6 +157,10 @@ def _run(rows, slots, start, end, flag_word, line):  # type: ignore[no-untyped-d
         for i in range(start, end):
             rows[np.uint32(slots[i]), word] += load_i64(a + i * stride)
         return True
+    if op == SET_FLAGS:
+        for i in range(start, end):
+            rows[np.uint32(slots[i]), word] |= a
+        return True
     kind, at, shift = line[VALIDITY], line[VALID_AT], line[VALID_SHIFT]
     if op == ADD_VALID:
         for i in range(start, end):
@@ -150,7 +168,9 @@ def _run(rows, slots, start, end, flag_word, line):  # type: ignore[no-untyped-d
         return True
     if op == ADD_SPREAD or op == SPREAD:
         return _run_spread(rows, slots, start, end, word, line)
-    if op == MIN or op == MAX or op >= FIRST:
+    if op == MIN or op == MAX:
+        return _run_extreme(rows, slots, start, end, flag_word, word, line)
+    if op >= FIRST:
         return _run_choice(rows, slots, start, end, flag_word, word, line)
     return _run_sum(rows, slots, start, end, flag_word, word, line)
 

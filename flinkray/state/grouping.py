@@ -30,19 +30,23 @@ class BatchGrouper:
     def __init__(self) -> None:
         self._buckets = np.zeros((_SMALLEST, 2), np.int64)
         self._state = np.array([1, _SMALLEST], np.int64)
+        self._groups = self._firsts = np.empty(0, np.int32)
+        self._known = np.empty((0, 2), np.int64)
 
     def group(self, keys: Keys, panes: np.ndarray, by_words: bool) -> tuple[np.ndarray, np.ndarray]:
-        """(int32[n]: each row's group, dense in order of appearance; int32[g]: the first row of each group)."""
+        """(int32[n]: each row's group, dense in order of appearance; int32[g]: the first row of each group), valid until
+        the next call."""
         rows = len(keys)
         largest = max(_SMALLEST, 1 << (2 * rows - 1).bit_length())
         if largest > len(self._buckets):
             self._buckets = np.zeros((largest, 2), np.int64)
-        groups, firsts, hashes = np.empty(rows, np.int32), np.empty(rows, np.int32), np.empty(rows, np.uint64)
+        if rows > len(self._firsts):
+            self._groups, self._firsts, self._known = np.empty(rows, np.int32), np.empty(rows, np.int32), np.empty((rows, 2), np.int64)
         count = _group(
             keys.hashes, panes, keys.bitmap.bits, keys.bitmap.offset, keys.offsets, keys.data, by_words,
-            self._buckets, self._state, groups, firsts, hashes,
+            self._buckets, self._state, self._groups, self._firsts, self._known,
         )  # fmt: skip
-        return groups, firsts[:count]
+        return self._groups[:rows], self._firsts[:count]
 
 
 def pane_starts(times: np.ndarray, pane_us: int, offset_us: int) -> np.ndarray:
@@ -90,9 +94,8 @@ def _pane_starts(times, pane_us, offset_us, starts):  # type: ignore[no-untyped-
 
 
 @inlined
-def _same_key(i, j, hashes, bits, shift, offsets, data, wordy):  # type: ignore[no-untyped-def]
-    if hashes[i] != hashes[j]:
-        return False
+def _same_key(i, j, bits, shift, offsets, data, wordy):  # type: ignore[no-untyped-def]
+    """Whether two rows have the same key, given that their hashes are equal."""
     if bits.size != 0:
         valid = bit_at(bits, shift + i)
         if valid != bit_at(bits, shift + j):
@@ -117,32 +120,36 @@ def _same_key(i, j, hashes, bits, shift, offsets, data, wordy):  # type: ignore[
 
 
 @njit(
-    [types.int64(RO_U8, RO_I8, RO_U1, types.int64, RO_I8, RO_U1, types.boolean, I8_ROWS, I8, I4, I4, U8)], nogil=True, cache=True
+    [types.int64(RO_U8, RO_I8, RO_U1, types.int64, RO_I8, RO_U1, types.boolean, I8_ROWS, I8, I4, I4, I8_ROWS)],
+    nogil=True,
+    cache=True,
 )
 def _group(  # type: ignore[no-untyped-def]
-    hashes, panes, bits, shift, offsets, data, wordy, buckets, state, groups, firsts, group_hashes
+    hashes, panes, bits, shift, offsets, data, wordy, buckets, state, groups, firsts, known
 ):
+    """A bucket is (hash of key and pane, epoch and group); `known` has each group's (hash of the key, pane)."""
     state[_EPOCH] += 1
     tag = state[_EPOCH] << _GROUP_BITS
     size = state[_SIZE]
-    mask = np.uint64(size - 1)
-    one = np.uint64(1)
+    mask, one = np.uint64(size - 1), np.uint64(1)
     count = 0
-    paned = panes.size != 0
+    paned, simple = panes.size != 0, wordy and bits.size == 0
+    pane, mixed = np.int64(0), mix64(np.uint64(0))
     for i in range(hashes.size):
-        h = hashes[i]
-        if paned:
-            h ^= mix64(np.uint64(panes[i]) * _ODD)
+        if paned and panes[i] != pane:
+            pane = panes[i]
+            mixed = mix64(np.uint64(pane) * _ODD)
+        h = hashes[i] ^ mixed
         at = h & mask
         while True:
             entry = buckets[at, 1]
             if entry < tag:
                 break
             if np.uint64(buckets[at, 0]) == h:
-                group = entry & _GROUP_MASK
-                first = np.int64(firsts[group])
-                if (not paned or panes[first] == panes[i]) and _same_key(i, first, hashes, bits, shift, offsets, data, wordy):
-                    break
+                group = np.uint32(entry & _GROUP_MASK)
+                if known[group, 1] == pane and np.uint64(known[group, 0]) == hashes[i]:
+                    if simple or _same_key(i, np.int64(firsts[group]), bits, shift, offsets, data, wordy):
+                        break
             at = (at + one) & mask
         if entry >= tag:
             groups[i] = np.int32(entry & _GROUP_MASK)
@@ -151,7 +158,8 @@ def _group(  # type: ignore[no-untyped-def]
         buckets[at, 1] = tag | count
         groups[i] = count
         firsts[count] = i
-        group_hashes[count] = h
+        known[count, 0] = np.int64(hashes[i])
+        known[count, 1] = pane
         count += 1
         if 2 * count > size:
             size *= 2
@@ -159,10 +167,11 @@ def _group(  # type: ignore[no-untyped-def]
             state[_EPOCH] += 1
             tag = state[_EPOCH] << _GROUP_BITS
             for group in range(count):
-                at = group_hashes[group] & mask
+                h = np.uint64(known[group, 0]) ^ (mix64(np.uint64(known[group, 1]) * _ODD) if paned else mixed)
+                at = h & mask
                 while buckets[at, 1] >= tag:
                     at = (at + one) & mask
-                buckets[at, 0] = np.int64(group_hashes[group])
+                buckets[at, 0] = np.int64(h)
                 buckets[at, 1] = tag | group
     state[_SIZE] = size
     if 8 * count < size and size > _SMALLEST:

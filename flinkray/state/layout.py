@@ -22,7 +22,14 @@ from flinkray.state.accumulate import accumulate, accumulate_each, gather_words
 from flinkray.state.arrow_buffers import bitmap_of, bytes_of, contiguous, float_values, words_of
 from flinkray.state.results import finish, ordered_words
 
+_EXTREMES = {"min": 2**63 - 1, "max": -(2**63)}
+"""What rows start with, so that any value replaces it."""
+
 NO_SLOTS = np.empty(0, np.int32)
+
+
+_DEFERRED = (ops.SUM_INT, ops.SUM_FLOAT, ops.ADD_WIDE, ops.MIN, ops.MAX)
+"""Operations that do not ask for their flag."""
 
 
 class Program(NamedTuple):
@@ -36,18 +43,25 @@ class Program(NamedTuple):
 class _Builder:
     lines: list[list[int]] = field(default_factory=list)
     alive: list[Any] = field(default_factory=list)
+    certain: int = 0
+    """Bits of the aggregates that every row gives a value: set by one line for all."""
 
     def add(
         self, op: int, word: int, bit: int, inputs: Sequence[int], stride: int = 8, valid: tuple[int, int, int] = (ops.ALWAYS, 0, 0)
     ) -> None:
         a, b, c = (*inputs, 0, 0, 0)[:3]
+        if bit >= 0 and valid[0] == ops.ALWAYS and op in _DEFERRED:
+            self.certain |= 1 << bit
+            bit = -1
         self.lines.append([op, word, bit, a, b, c, stride, *valid])
 
     def address(self, array: np.ndarray) -> int:
         self.alive.append(array)
         return int(array.ctypes.data)
 
-    def program(self) -> Program:
+    def program(self, flag_word: int) -> Program:
+        if self.certain:
+            self.add(ops.SET_FLAGS, flag_word, -1, [self.certain])
         return Program(np.array(self.lines, np.int64).reshape(-1, ops.LINE), self.alive)
 
 
@@ -63,6 +77,9 @@ class AggregateLayout:
         self.flag_word = self.word.get(FLAGS, 0)
         self.widths = [sum(name.startswith(f"_a{i}_") for name in self.names) for i in range(len(self.aggregates))]
         self.initial = np.zeros(self.width, np.int64)
+        for i, aggregate in enumerate(self.aggregates):
+            if aggregate.function in _EXTREMES:
+                self.initial[self.word[f"_a{i}_0"]] = _EXTREMES[aggregate.function]
         if EVENT_TIME in self.word:
             self.initial[self.word[EVENT_TIME]] = MIN_WATERMARK
 
@@ -90,21 +107,21 @@ class AggregateLayout:
             build.add(ops.MAX, self.word[EVENT_TIME], -1, [build.address(words_of(batch.column(EVENT_TIME)))])
         if ROWS in self.word:
             build.add(ops.ADD_ONE, self.word[ROWS], -1, [])
-        return build.program()
+        return build.program(self.flag_word)
 
     def merge(self, batch: pa.RecordBatch) -> Program:
         """The program that folds pre-aggregated rows."""
         build = _Builder()
         columns = {name: build.address(words_of(batch.column(name))) for name in self.names}
         self._merge_lines(build, columns, 8)
-        return build.program()
+        return build.program(self.flag_word)
 
     def merge_rows(self, rows: np.ndarray) -> Program:
         """The program that folds accumulators of the same layout: row i of `rows` is input row i."""
         build = _Builder()
         base = build.address(rows)
         self._merge_lines(build, {name: base + 8 * word for name, word in self.word.items()}, 8 * self.width)
-        return build.program()
+        return build.program(self.flag_word)
 
     def run(
         self, program: Program, rows: np.ndarray, slots: np.ndarray, generation: int = 0, touched: np.ndarray = NO_SLOTS
@@ -157,11 +174,11 @@ class AggregateLayout:
         column = contiguous(batch.column(aggregate.column))
         valid = _validity(build, column)
         if function == "count":
-            build.add(ops.ADD_VALID, word, -1, [], valid=valid)
+            build.add(_count_op(valid), word, -1, [], valid=valid)
         elif function == "sum":
             self._sum_lines(build, index, column, word, index, valid)
         elif function == "mean":
-            build.add(ops.ADD_VALID, word, -1, [], valid=valid)
+            build.add(_count_op(valid), word, -1, [], valid=valid)
             self._sum_lines(build, index, column, word + 1, -1, valid)
         elif function == "stddev":
             build.add(ops.SPREAD, word, -1, [build.address(float_values(column))], valid=valid)
@@ -230,6 +247,10 @@ class AggregateLayout:
             return ops.SUM_FLOAT if pa.types.is_floating(self.kinds[index]) else ops.SUM_INT
         choices = {"min": ops.MIN, "max": ops.MAX, "first": ops.FIRST, "last": ops.LAST}
         return {**choices, "min_by": ops.LEAST_BY, "max_by": ops.MOST_BY}[aggregate.function]
+
+
+def _count_op(valid: tuple[int, int, int]) -> int:
+    return ops.ADD_ONE if valid[0] == ops.ALWAYS else ops.ADD_VALID
 
 
 def _validity(build: _Builder, column: pa.Array) -> tuple[int, int, int]:

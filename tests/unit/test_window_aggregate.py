@@ -12,7 +12,7 @@ import pytest
 
 from flinkray.columns import EVENT_TIME, MAX_WATERMARK
 from flinkray.errors import PlanError
-from flinkray.graph.aggregates import PANE, ROWS, Aggregate, partial_schema, result_schema
+from flinkray.graph.aggregates import PANE, ROWS, Aggregate, partial_schema, result_schema, rows_column
 from flinkray.graph.windows import SlidingWindow, TumblingWindow, Window
 from flinkray.operators.pre_aggregate import SKIP_BATCHES, USELESS_BATCHES, PreAggregateOperator
 from flinkray.operators.window_aggregate import WindowAggregateOperator
@@ -111,7 +111,7 @@ def test_pre_aggregated_rows_give_the_same_windows(window: Window, keys: tuple[s
         part = rows[start : start + 200]
         partial = local.rows(part).output()
         assert partial.num_rows == partial.group_by([*keys, PANE]).aggregate([]).num_rows
-        assert sum(partial.column(ROWS).to_pylist()) == len(part)
+        assert sum(partial.column(rows_column(AGGREGATES)).to_pylist()) == len(part)
         merging.rows(partial).watermark(max(row["t"] for row in part) - 26)
     merging.end()
     assert by_window(merging.output_rows(), keys) == expected(rows, window, keys)
@@ -165,6 +165,20 @@ def test_late_rows_are_counted_as_rows_also_when_they_come_as_parts() -> None:
     merging.rows(local.rows([{"k": 1, "t": 110}]).output())
     assert merging.metrics.late_rows == 3
     assert [(row["window_end"], row["n"]) for row in merging.end().output_rows()] == [(200, 1)]
+
+
+def test_parts_without_a_count_carry_how_many_rows_they_stand_for() -> None:
+    window, sums = TumblingWindow(100), (Aggregate("total", "sum", "v"),)
+    local = OperatorHarness(PreAggregateOperator(keys=("k",), aggregates=sums, window=window), input_schemas=SCHEMA, event_time="t")
+    merging = OperatorHarness(
+        WindowAggregateOperator(keys=("k",), aggregates=sums, window=window, pre_aggregated=True),
+        input_schemas=partial_schema(("k",), sums, window, INPUT),
+        output_schema=result_schema(("k",), sums, window, INPUT),
+    )
+    parts = local.rows([{"k": 1, "t": 10}, {"k": 1, "t": 11}, {"k": 1, "t": 110}]).output()
+    assert parts.column(ROWS).to_pylist() == [2, 1]
+    merging.watermark(99).rows(parts)
+    assert merging.metrics.late_rows == 2
 
 
 def test_a_row_is_late_only_when_all_its_windows_are_over() -> None:
@@ -258,7 +272,7 @@ def test_pre_aggregation_passes_rows_on_where_keys_do_not_repeat_and_tries_again
         assert harness.rows(batch(2000)).output().num_rows == 2000
     skipped = harness.rows(batch(10)).output()
     assert skipped.num_rows == 2000
-    assert sum(skipped.column(ROWS).to_pylist()) == 2000
+    assert sum(skipped.column(rows_column(AGGREGATES)).to_pylist()) == 2000
     for _ in range(SKIP_BATCHES - 1):
         harness.rows(batch(10))
     harness.output()
