@@ -51,6 +51,15 @@ class SeaweedServer:
         """The same as AWS_* variables, for a process of its own."""
         return {"AWS_ENDPOINT_URL": self.endpoint_url, "AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
 
+    def client(self) -> Any:
+        """An s3fs client that does not try for long."""
+        import s3fs
+
+        config = {"connect_timeout": 2, "read_timeout": 5, "retries": {"total_max_attempts": 1}}
+        client = s3fs.S3FileSystem(**self.options(config_kwargs=config), skip_instance_cache=True, use_listings_cache=False)
+        client.retries = 1
+        return client
+
     def start(self) -> None:
         """Returns once a PUT has succeeded."""
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -94,8 +103,6 @@ class SeaweedServer:
         self._process = None
 
     def _wait_until_ready(self) -> None:
-        import s3fs
-
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             assert self._process is not None
@@ -103,9 +110,7 @@ class SeaweedServer:
                 raise RuntimeError(f"weed ended with {self._process.returncode}:\n{self.log_tail()}")
             try:
                 # SeaweedFS answers before it can store: only a PUT that succeeds says that it is ready.
-                config = {"connect_timeout": 2, "read_timeout": 5, "retries": {"total_max_attempts": 1}}
-                client = s3fs.S3FileSystem(**self.options(config_kwargs=config), skip_instance_cache=True, use_listings_cache=False)
-                client.retries = 1
+                client = self.client()
                 if not client.exists(BUCKET):
                     client.mkdir(BUCKET)
                 client.pipe_file(f"{BUCKET}/ready", b"ready")

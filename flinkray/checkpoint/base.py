@@ -83,5 +83,5 @@ class ObjectStore(ABC):
     def delete(self, names: Sequence[str]) -> None:
         """Missing ones are fine."""
 
-    def close(self) -> None:  # noqa: B027 - most stores have nothing to release
+    def close(self) -> None:
         """Release connections; the objects stay."""

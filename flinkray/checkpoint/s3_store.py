@@ -75,15 +75,15 @@ class S3Store(ObjectStore):
         return self._conditional
 
     def put(self, name: str, data: bytes | memoryview) -> None:
-        body = bytes(data)
+        key, body = self._key(name), bytes(data)
         seconds = READ_TIMEOUT_S + len(body) / MIN_BYTES_PER_S
         if len(body) > _MULTIPART_BYTES:
-            path = f"{self._bucket}/{self._key(name)}"
-            self._call("write", name, lambda s3: s3._pipe_file(path, body, chunksize=_MULTIPART_BYTES // 2), seconds)
+            self._call("write", name, lambda s3: s3._pipe_file(f"{self._bucket}/{key}", body, chunksize=_MULTIPART_BYTES // 2), seconds)
         else:
-            self._call("write", name, lambda s3: s3._call_s3("put_object", Bucket=self._bucket, Key=self._key(name), Body=body), seconds)
+            self._call("write", name, lambda s3: s3._call_s3("put_object", Bucket=self._bucket, Key=key, Body=body), seconds)
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        key = self._key(name)
         if length == 0:
             if not self.exists(name):
                 raise FileNotFoundError(f"{self.uri}/{name}")
@@ -91,7 +91,7 @@ class S3Store(ObjectStore):
         asked = {} if offset == 0 and length is None else {"Range": f"bytes={offset}-{'' if length is None else offset + length - 1}"}
         seconds = READ_TIMEOUT_S + (length or 0) / MIN_BYTES_PER_S + (600.0 if length is None else 0.0)
         try:
-            return self._call("read", name, lambda s3: _read_body(s3, Bucket=self._bucket, Key=self._key(name), **asked), seconds)
+            return self._call("read", name, lambda s3: _read_body(s3, Bucket=self._bucket, Key=key, **asked), seconds)
         except Refusal as refusal:
             if is_missing(refusal.cause):
                 raise FileNotFoundError(f"{self.uri}/{name}") from refusal.cause
@@ -102,11 +102,11 @@ class S3Store(ObjectStore):
     def create(self, name: str, data: bytes) -> CreateOutcome:
         if not self.conditional_create:
             raise StorageError(f"{self.uri} cannot create {name} if absent: it ignores If-None-Match")
-        seconds = READ_TIMEOUT_S + len(data) / MIN_BYTES_PER_S
+        key, seconds = self._key(name), READ_TIMEOUT_S + len(data) / MIN_BYTES_PER_S
         started = time.monotonic()
         for attempt in range(TRIES):
             try:
-                self._once("create", name, lambda s3: self._put_if_absent(s3, name, data), seconds)
+                self._once("create", name, lambda s3: self._put_if_absent(s3, key, data), seconds)
                 return CreateOutcome.CREATED
             except Refusal as refusal:
                 standing = self._standing(name, refusal)
@@ -119,8 +119,9 @@ class S3Store(ObjectStore):
         raise AssertionError("unreachable")
 
     def exists(self, name: str) -> bool:
+        key = self._key(name)
         try:
-            self._call("look for", name, lambda s3: s3._call_s3("head_object", Bucket=self._bucket, Key=self._key(name)))
+            self._call("look for", name, lambda s3: s3._call_s3("head_object", Bucket=self._bucket, Key=key))
         except Refusal as refusal:
             if is_missing(refusal.cause, head=True):
                 return False
@@ -150,8 +151,8 @@ class S3Store(ObjectStore):
 
     # -- calls ----------------------------------------------------------------------------------------------------
 
-    def _put_if_absent(self, s3: Any, name: str, data: bytes) -> Awaitable[Any]:
-        return s3._call_s3("put_object", Bucket=self._bucket, Key=self._key(name), Body=data, IfNoneMatch="*")
+    def _put_if_absent(self, s3: Any, key: str, data: bytes) -> Awaitable[Any]:
+        return s3._call_s3("put_object", Bucket=self._bucket, Key=key, Body=data, IfNoneMatch="*")
 
     def _standing(self, name: str, doubt: Refusal) -> bytes | None:
         """What stands at `name` after a create without a clear answer. An answer that cannot be had leaves the doubt as it was."""

@@ -76,6 +76,7 @@ def check_probe(store: ObjectStore, token: str) -> None:
 
 def creates_if_absent(store: ObjectStore) -> bool:
     """Write one object twice: True when the second is refused and the first still stands. What `conditional_create` asks."""
+    store.list(PROBE_FOLDER)  # before any PUT, as above
     name = f"{PROBE_FOLDER}create-{os.urandom(8).hex()}"
     outcomes = store.create(name, b"first"), store.create(name, b"second")
     standing = _get_or_nothing(store, name)
