@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-_LONGEST_CHAIN = 16
+_LONGEST_CHAIN = 64
 _WASTE_FACTOR = 2
 
 

@@ -25,13 +25,11 @@ from flinkray.state.session_kernels import (
     GONE_KEY,
     GONE_START,
     HIGH,
-    KEY,
     LAST,
     LISTS,
     LIVE,
     MERGED,
     OPENED,
-    START,
     STATE,
     TARGET,
     TIMED,
@@ -184,8 +182,10 @@ class SessionStore:
 
     def copy(self, ids: Int64Array) -> Sessions:
         """What is known of these sessions, keys included."""
-        rows = self._sessions[ids]
-        return Sessions(self._keys_of(rows[:, KEY]), rows[:, START].copy(), rows[:, LAST].copy(), rows[:, STATE].copy())
+        keys = np.empty(len(ids), np.int32)
+        starts, lasts, states = (np.empty(len(ids), np.int64) for _ in range(3))
+        kernels.copy_sessions(ids, self._sessions, keys, starts, lasts, states)
+        return Sessions(self._keys_of(keys), starts, lasts, states)
 
     def changed_since(self, generation: int | None) -> Int64Array:
         """Ids of the sessions that changed after that generation (None: of all)."""
@@ -225,7 +225,7 @@ class SessionStore:
         self._free = grown(self._free, len(self._sessions), STEP_IDS)
         self._heads = grown(self._heads, self.index.high, STEP_IDS)
 
-    def _keys_of(self, slots: Int64Array) -> SessionKeys:
+    def _keys_of(self, slots: np.ndarray) -> SessionKeys:
         null_slot = int(self.index.lookup(self._null_key)[0])
         nulls = np.flatnonzero(slots == null_slot) if null_slot >= 0 else slots[:0]
         if len(nulls) < 2:

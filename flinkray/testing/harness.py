@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeAlias
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -32,7 +31,8 @@ from flinkray.operators.base import (
     SourceStatus,
     StateCapture,
 )
-from flinkray.operators.restore import KEY_GROUP, StateChain, restored_states
+from flinkray.operators.restore import StateChain, restored_states
+from flinkray.testing.capture_checks import check_chunk
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]] | pa.RecordBatch | pa.Table
 
@@ -160,9 +160,7 @@ class OperatorHarness:
         if expected is None:
             self._schemas[tag] = batch.schema
         elif not batch.schema.equals(expected):
-            raise ProtocolError(
-                f"{self._who} emitted to {tag or 'its output'}:\n{batch.schema}\ninstead of:\n{expected}"
-            )
+            raise ProtocolError(f"{self._who} emitted to {tag or 'its output'}:\n{batch.schema}\ninstead of:\n{expected}")
         position = batch.schema.get_field_index(EVENT_TIME)
         if position >= 0 and (batch.schema.field(position).type != pa.int64() or batch.column(position).null_count):
             raise ProtocolError(f"{self._who} emitted rows whose {EVENT_TIME} is null or no int64")
@@ -185,9 +183,7 @@ class OperatorHarness:
     def capture(self, checkpoint_id: int, base_id: int | None = None) -> Callable[[], SnapshotTables]:
         """The synchronous part of a snapshot. Call the result for the rest, later; it must not see rows given since."""
         if base_id is not None and base_id not in self._chains:
-            raise UsageError(
-                f"base {base_id} is not a finished snapshot of this harness; those are {list(self._chains)}"
-            )
+            raise UsageError(f"base {base_id} is not a finished snapshot of this harness; those are {list(self._chains)}")
         captures = self.operator.snapshot(checkpoint_id, base_id)
 
         def finish() -> SnapshotTables:
@@ -209,9 +205,7 @@ class OperatorHarness:
     def __enter__(self) -> OperatorHarness:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
     # --- inside
@@ -257,17 +251,13 @@ class OperatorHarness:
         if column is None:
             return batches
         return [
-            batch
-            if EVENT_TIME in batch.schema.names
-            else _add_event_time(batch, column, self._with_event_time(batch.schema))
+            batch if EVENT_TIME in batch.schema.names else _add_event_time(batch, column, self._with_event_time(batch.schema))
             for batch in batches
         ]
 
     def _continued(self, restored: Sequence[RestoredState]) -> tuple[StateChain, ...]:
         return tuple(
-            StateChain(state.name, state.kind, self.subtask, self.key_groups, state.chains[0])
-            for state in restored
-            if state.continues
+            StateChain(state.name, state.kind, self.subtask, self.key_groups, state.chains[0]) for state in restored if state.continues
         )
 
     def _encoded(self, captures: list[StateCapture], checkpoint_id: int, base_id: int | None) -> SnapshotTables:
@@ -276,7 +266,7 @@ class OperatorHarness:
         chains = []
         for capture in captures:
             chunk = capture.encode()
-            self._check(capture, chunk, base)
+            check_chunk(capture, chunk, capture.name in base, self.key_groups, self._who)
             tables = () if capture.full else base[capture.name].tables
             if chunk is not None:
                 written[capture.name] = chunk
@@ -285,34 +275,8 @@ class OperatorHarness:
         self._chains[checkpoint_id] = tuple(chains)
         return SnapshotTables(checkpoint_id, base_id, self.subtask, written, tuple(chains), self.settings)
 
-    def _check(self, capture: StateCapture, chunk: pa.Table | None, base: Mapping[str, StateChain]) -> None:
-        what = f"{self._who} captured state {capture.name!r}"
-        if not capture.full and capture.name not in base:
-            raise ProtocolError(f"{what} as a delta, but there is no base for it")
-        if chunk is None:
-            if capture.full:
-                raise ProtocolError(
-                    f"{what} in full and encoded it as None; a full chunk without rows is an empty table"
-                )
-            return
-        if capture.kind == "list":
-            return
-        if (
-            not chunk.schema.names
-            or chunk.schema.field(0).name != KEY_GROUP
-            or chunk.schema.field(0).type != pa.uint16()
-        ):
-            raise ProtocolError(f"{what} without a leading uint16 column {KEY_GROUP!r}")
-        groups = chunk.column(0).to_numpy().astype(np.int64)
-        if len(groups) and (groups[0] not in self.key_groups or groups[-1] not in self.key_groups):
-            raise ProtocolError(f"{what} with key groups outside its own {self.key_groups}")
-        if np.any(np.diff(groups) < 0):
-            raise ProtocolError(f"{what} with rows that are not sorted by key group")
 
-
-def restore(
-    operator_factory: Callable[[], Operator], snapshots: Sequence[SnapshotTables], parallelism: int
-) -> list[OperatorHarness]:
+def restore(operator_factory: Callable[[], Operator], snapshots: Sequence[SnapshotTables], parallelism: int) -> list[OperatorHarness]:
     """Fresh operators restored from the snapshots of all subtasks of one checkpoint, at any parallelism.
 
     State is cut exactly as the engine does it. The watermark begins anew, as after a restart of the job.
