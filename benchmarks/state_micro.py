@@ -60,8 +60,7 @@ def keyed_batches(keys: np.ndarray, rows: int = ROWS) -> list[pa.RecordBatch]:
     return [pa.record_batch([pa.array(keys[i : i + rows]), pa.array(keys[i : i + rows])], schema=PLAIN) for i in range(0, len(keys), rows)]
 
 
-def keyed(aggregates: tuple[Aggregate, ...], kind: pa.DataType = PLAIN.field("k").type) -> OperatorHarness:
-    schema = PLAIN.set(0, pa.field("k", kind))
+def keyed(aggregates: tuple[Aggregate, ...], schema: pa.Schema = PLAIN) -> OperatorHarness:
     return OperatorHarness(KeyedAggregateOperator(keys=("k",), aggregates=aggregates, emit="final"), input_schemas=schema)
 
 
@@ -80,7 +79,7 @@ def running(distinct: int, aggregates: tuple[Aggregate, ...], name: str) -> dict
 
 
 def running_strings(distinct: int) -> dict[str, Any]:
-    harness = keyed(COUNT, pa.string())
+    harness = keyed(COUNT, PLAIN.set(0, pa.field("k", pa.string())))
     keys = np.random.default_rng(1).integers(0, distinct, 10 * ROWS)
     batches = [pa.record_batch([batch.column(0).cast(pa.string()), batch.column(1)], names=["k", "v"]) for batch in keyed_batches(keys)]
     found = rate(lambda batch: harness.operator.process(batch, 0, NOWHERE), batches)

@@ -128,9 +128,7 @@ def rows_column(aggregates: Sequence[Aggregate]) -> str:
     return ROWS if first is None else f"_a{first}_0"
 
 
-def partial_schema(
-    keys: Sequence[str], aggregates: Sequence[Aggregate], window: Window | None, input_schema: pa.Schema
-) -> pa.Schema:
+def partial_schema(keys: Sequence[str], aggregates: Sequence[Aggregate], window: Window | None, input_schema: pa.Schema) -> pa.Schema:
     """What pre-aggregation emits: key columns, then for windows the pane, then words of the accumulators. Rows of panes need no event
     time of their own; without a window it is the largest of the group."""
     check(keys, aggregates, window, input_schema)
@@ -146,9 +144,7 @@ def partial_schema(
     return pa.schema(fields + [pa.field(name, pa.int64(), False) for name in word_names(aggregates, input_schema, *extra)])
 
 
-def result_schema(
-    keys: Sequence[str], aggregates: Sequence[Aggregate], window: Window | None, input_schema: pa.Schema
-) -> pa.Schema:
+def result_schema(keys: Sequence[str], aggregates: Sequence[Aggregate], window: Window | None, input_schema: pa.Schema) -> pa.Schema:
     """What the aggregating operator emits. Windows: keys, window_start, window_end, aggregates, event time (window_end - 1 us).
     Running aggregates: keys, aggregates, event time where the input has one, change. `input_schema` is that of the raw rows."""
     check(keys, aggregates, window, input_schema)

@@ -118,7 +118,7 @@ class PaneTables:
         merged = self._scratch(len(tables[0]))
         for table in tables:
             if len(table):
-                slots = merged.slots(table.index.copy_keys().as_keys())
+                slots = merged.slots(table.index.all_keys())
                 self._layout.run(self._layout.merge_rows(table.rows), merged.rows, slots)
         return merged
 
@@ -127,7 +127,7 @@ class PaneTables:
         merged = self._scratch(0)
         for pane, slots in touched:
             merged.slots(self._tables[pane].index.copy_keys(slots).as_keys())
-        keys = merged.index.copy_keys().as_keys()
+        keys = merged.index.all_keys()
         for table in self._tables_of(end):
             slots = table.index.lookup(keys)
             found = np.flatnonzero(slots >= 0).astype(np.int32)
@@ -152,5 +152,3 @@ class PaneTables:
 
     def _scratch(self, expected: int) -> KeyedTable:
         return KeyedTable(self._key_kinds, self._layout.initial, self._seed, expected)
-
-

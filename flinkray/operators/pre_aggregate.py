@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from flinkray.columns import EVENT_TIME
 from flinkray.errors import PlanError
-from flinkray.graph.aggregates import PANE, ROWS, Aggregate, partial_schema
+from flinkray.graph.aggregates import ROWS, Aggregate, partial_schema
 from flinkray.graph.windows import SessionWindow, Window
 from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState
 from flinkray.state.arrow_buffers import words_of

@@ -105,7 +105,7 @@ def _run_choice(rows, slots, start, end, flag_word, word, line):  # type: ignore
     op, a, b, stride = line[OP], line[A], line[B], line[STRIDE]
     kind, at, shift = line[VALIDITY], line[VALID_AT], line[VALID_SHIFT]
     flags, mask = np.uint64(flag_word), np.int64(1) << line[BIT]
-    downward, upper = op == FIRST or op == LEAST_BY, word + np.uint64(1)
+    downward, upper = op in (FIRST, LEAST_BY), word + np.uint64(1)
     for i in range(start, end):
         if not _is_valid(kind, at, shift, stride, i):
             continue
@@ -166,9 +166,9 @@ def _run(rows, slots, start, end, flag_word, line):  # type: ignore[no-untyped-d
         for i in range(start, end):
             rows[np.uint32(slots[i]), word] += 1 if _is_valid(kind, at, shift, stride, i) else 0
         return True
-    if op == ADD_SPREAD or op == SPREAD:
+    if op in (ADD_SPREAD, SPREAD):
         return _run_spread(rows, slots, start, end, word, line)
-    if op == MIN or op == MAX:
+    if op in (MIN, MAX):
         return _run_extreme(rows, slots, start, end, flag_word, word, line)
     if op >= FIRST:
         return _run_choice(rows, slots, start, end, flag_word, word, line)

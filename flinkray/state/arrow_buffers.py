@@ -38,8 +38,11 @@ def value_type(kind: pa.DataType) -> pa.DataType:
 def is_word_type(kind: pa.DataType) -> bool:
     """Whether a value of the type fits one 64-bit word: integers, floats, booleans, dates, times, timestamps, durations."""
     kind = value_type(kind)
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or (
-        pa.types.is_temporal(kind) and not pa.types.is_interval(kind)
+    return (
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_boolean(kind)
+        or (pa.types.is_temporal(kind) and not pa.types.is_interval(kind))
     )
 
 

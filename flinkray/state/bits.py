@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba.extending import intrinsic
+from llvmlite import ir  # type: ignore[import-untyped]
 
-from flinkray.state.jit import inlined, types
+from flinkray.state.jit import inlined, intrinsic, types
 
 _M1 = np.uint64(0xFF51AFD7ED558CCD)
 _M2 = np.uint64(0xC4CEB9FE1A85EC53)

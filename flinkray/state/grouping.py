@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from flinkray.state.bits import bit_at, load_i64, load_u8, mix64
-from flinkray.state.jit import I4, I8, I8_ROWS, RO_I8, RO_U1, RO_U8, U8, inlined, njit, types
+from flinkray.state.jit import I4, I8, I8_ROWS, RO_I8, RO_U1, RO_U8, inlined, njit, types
 from flinkray.state.key_encoding import Keys
 
 MAX_ROWS = 1 << 20
@@ -147,9 +147,9 @@ def _group(  # type: ignore[no-untyped-def]
                 break
             if np.uint64(buckets[at, 0]) == h:
                 group = np.uint32(entry & _GROUP_MASK)
-                if known[group, 1] == pane and np.uint64(known[group, 0]) == hashes[i]:
-                    if simple or _same_key(i, np.int64(firsts[group]), bits, shift, offsets, data, wordy):
-                        break
+                same = known[group, 1] == pane and np.uint64(known[group, 0]) == hashes[i]
+                if same and (simple or _same_key(i, np.int64(firsts[group]), bits, shift, offsets, data, wordy)):
+                    break
             at = (at + one) & mask
         if entry >= tag:
             groups[i] = np.int32(entry & _GROUP_MASK)
@@ -166,13 +166,13 @@ def _group(  # type: ignore[no-untyped-def]
             mask = np.uint64(size - 1)
             state[_EPOCH] += 1
             tag = state[_EPOCH] << _GROUP_BITS
-            for group in range(count):
-                h = np.uint64(known[group, 0]) ^ (mix64(np.uint64(known[group, 1]) * _ODD) if paned else mixed)
+            for g in range(count):
+                h = np.uint64(known[g, 0]) ^ (mix64(np.uint64(known[g, 1]) * _ODD) if paned else mixed)
                 at = h & mask
                 while buckets[at, 1] >= tag:
                     at = (at + one) & mask
                 buckets[at, 0] = np.int64(h)
-                buckets[at, 1] = tag | group
+                buckets[at, 1] = tag | g
     state[_SIZE] = size
     if 8 * count < size and size > _SMALLEST:
         state[_SIZE] = size // 2

@@ -1,4 +1,7 @@
-"""Arrays that grow in place: in steps, so that no single growth takes long, and without a copy of what is there."""
+"""Memory that is not paid for twice: arrays that grow in place, and buffers for copies that are used again.
+
+The first touch of fresh memory costs several times what copying into it does, most of all on a virtual machine.
+"""
 
 from __future__ import annotations
 
@@ -16,3 +19,35 @@ def grown(array: np.ndarray, size: int, step: int) -> np.ndarray:
     step = max(step, len(array) // 16)
     array.resize((-(-size // step) * step, *array.shape[1:]), refcheck=False)
     return array
+
+
+class CopyBuffers:
+    """Copies of an array that changes, made into memory of earlier copies that nobody holds any more."""
+
+    def __init__(self) -> None:
+        self._free: list[np.ndarray] = []
+
+    def copy(self, source: np.ndarray) -> BufferedCopy:
+        if source.nbytes < RECYCLED_BYTES:
+            return BufferedCopy(source.copy(), len(source), None)
+        buffer = self._free.pop() if self._free else np.empty((0, *source.shape[1:]), source.dtype)
+        buffer = grown(buffer, len(source), 1)
+        buffer[: len(source)] = source
+        return BufferedCopy(buffer, len(source), self._free)
+
+
+RECYCLED_BYTES = 1 << 20
+"""Smaller copies come from the allocator's own stock."""
+
+
+class BufferedCopy:
+    """`array` is good as long as this object lives; then its memory goes back (from whatever thread)."""
+
+    def __init__(self, buffer: np.ndarray, rows: int, free: list[np.ndarray] | None) -> None:
+        self.array = buffer[:rows]
+        self._buffer, self._free = buffer, free
+
+    def __del__(self) -> None:
+        if self._free is not None and not self._free:
+            del self.array
+            self._free.append(self._buffer)

@@ -227,11 +227,11 @@ def remove(slots, slot_hashes, buckets, old, free, counters):  # type: ignore[no
 def compact(arena, entries, counters):  # type: ignore[no-untyped-def]
     """A new arena without the bytes that were lost to slots given away."""
     high = counters[HIGH]
-    total = np.int64(0)
+    kept = np.int64(0)
     for slot in range(high):
-        total += (entries[slot, 1] + 7) & ~7
-    packed = np.empty(total, np.uint8)
-    total = 0
+        kept += (entries[slot, 1] + 7) & ~7
+    packed = np.empty(kept, np.uint8)
+    total = np.int64(0)
     for slot in range(high):
         start, length = entries[slot, 0], entries[slot, 1]
         for i in range(length):

@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from flinkray.config import flinkray_home
 
@@ -25,11 +25,29 @@ os.environ.setdefault("NUMBA_CACHE_DIR", _cache_folder())
 os.makedirs(os.environ["NUMBA_CACHE_DIR"], exist_ok=True)
 
 import numba  # noqa: E402
+import numba.extending  # noqa: E402
 from numba import types  # noqa: E402
 
-__all__ = ["F8", "I4", "I8", "I8_ROWS", "RO_I4", "RO_I8", "RO_U1", "RO_U2", "RO_U8", "U1", "U2", "U8", "inlined", "njit", "types"]
+__all__ = [
+    "F8",
+    "I4",
+    "I8",
+    "I8_ROWS",
+    "RO_I4",
+    "RO_I8",
+    "RO_U1",
+    "RO_U2",
+    "RO_U8",
+    "U1",
+    "U2",
+    "U8",
+    "inlined",
+    "intrinsic",
+    "njit",
+    "types",
+]
 
-Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+Kernel = Callable[..., Any]
 
 I8, U8, F8 = types.int64[::1], types.uint64[::1], types.float64[::1]
 I4, U2, U1 = types.int32[::1], types.uint16[::1], types.uint8[::1]
@@ -46,6 +64,10 @@ def njit(*args: Any, **options: Any) -> Callable[[Kernel], Kernel]:
     """`numba.njit` with a type: `@njit([signature, ...], nogil=True, cache=True)`."""
     decorate: Callable[[Kernel], Kernel] = numba.njit(*args, **options)
     return decorate
+
+
+intrinsic: Callable[[Kernel], Kernel] = numba.extending.intrinsic
+"""For operations written in LLVM's own terms (`bits.py`)."""
 
 
 inlined: Callable[[Kernel], Kernel] = numba.njit(forceinline=True)

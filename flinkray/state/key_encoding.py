@@ -119,7 +119,7 @@ class KeyCodec:
             if wordy:
                 arrays.append(words_to_array(parts[0], kind, valid))
             else:
-                arrays.append(bytes_to_array(*_gather(data, parts[0], parts[1]), kind, valid))
+                arrays.append(bytes_to_array(*gathered(data, parts[0], parts[1]), kind, valid))
         return arrays
 
 
@@ -155,21 +155,21 @@ def bytes_to_array(offsets: np.ndarray, data: np.ndarray, kind: pa.DataType, val
     return array if kind == large else pc.cast(array, kind)
 
 
-def _gather(data: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def gathered(data: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(offsets, data) of the pieces of some bytes, one behind the other."""
     offsets = np.zeros(len(starts) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
-    gathered = np.empty(int(offsets[-1]), np.uint8)
-    gather_bytes(data, starts, offsets, gathered)
-    return offsets, gathered
+    pieces = np.empty(int(offsets[-1]), np.uint8)
+    _gather_bytes(data, starts, offsets, pieces)
+    return offsets, pieces
 
 
 @njit([types.void(RO_U1, I8, I8, U1)], nogil=True, cache=True)
-def gather_bytes(data, starts, offsets, gathered):  # type: ignore[no-untyped-def]
-    """Copies the piece at `starts[i]` to `gathered[offsets[i]:offsets[i + 1]]`."""
+def _gather_bytes(data, starts, offsets, pieces):  # type: ignore[no-untyped-def]
     for i in range(starts.size):
         start, at = starts[i], offsets[i]
         for j in range(offsets[i + 1] - at):
-            gathered[at + j] = data[start + j]
+            pieces[at + j] = data[start + j]
 
 
 @njit([types.void(RO_I8, RO_I8, RO_U1, types.int64, I8)], nogil=True, cache=True)

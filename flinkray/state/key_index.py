@@ -15,10 +15,25 @@ import numpy as np
 import pyarrow as pa
 
 from flinkray.state.arrow_buffers import ALL_VALID, Bitmap
-from flinkray.state.growth import grown
-from flinkray.state.index_kernels import ARENA, BLOCK, FREE, GARBAGE, HIGH, KEYS, MOVED, NULL_SLOT, is_full
-from flinkray.state.index_kernels import compact, hashes_to_words, insert, lookup, move, remove
-from flinkray.state.key_encoding import NO_OFFSETS, NO_WORDS, KeyCodec, Keys, gather_bytes
+from flinkray.state.growth import BufferedCopy, CopyBuffers, grown
+from flinkray.state.index_kernels import (
+    ARENA,
+    BLOCK,
+    FREE,
+    GARBAGE,
+    HIGH,
+    KEYS,
+    MOVED,
+    NULL_SLOT,
+    compact,
+    hashes_to_words,
+    insert,
+    is_full,
+    lookup,
+    move,
+    remove,
+)
+from flinkray.state.key_encoding import NO_OFFSETS, NO_WORDS, KeyCodec, Keys, gathered
 from flinkray.state.key_hash import spread
 
 MIN_BUCKETS = 256
@@ -45,6 +60,7 @@ class KeyIndex:
         self._next = np.zeros((0, 2), np.int64)
         self._touched = 0
         self._free = np.zeros(0, np.int32)
+        self._copies = CopyBuffers()
         self._hashes = np.zeros(max(MIN_BUCKETS, expected), np.uint64)
         self._entries = np.zeros((0 if self.codec.by_words else len(self._hashes), 3), np.int64)  # start, length, room
         self._arena = np.zeros(0 if self.codec.by_words else 16 * MIN_BUCKETS, np.uint8)
@@ -95,6 +111,14 @@ class KeyIndex:
         slots = np.ascontiguousarray(slots, np.int32)
         remove(slots, self._hashes, self._buckets, self._old, self._free, self._counters)
 
+    def all_keys(self) -> Keys:
+        """The keys of all slots below `high`, as another index takes them; good until this index changes."""
+        null = int(self._counters[NULL_SLOT])
+        offsets, data = NO_OFFSETS, self._arena
+        if not self.codec.by_words:
+            offsets, data = self._bytes_of(slice(0, self.high))
+        return Keys(self._hashes[: self.high], _all_but(null, self.high), NO_WORDS, offsets, data)
+
     def copy_keys(self, slots: np.ndarray | None = None) -> KeyCopy:
         """A copy of the keys of these slots (None: of all below `high`, freed ones too) that later changes leave alone."""
         null = int(self._counters[NULL_SLOT])
@@ -102,15 +126,15 @@ class KeyIndex:
         if slots is not None:
             chosen = slots
             null = int(np.argmax(slots == null)) if null >= 0 and np.any(slots == null) else -1
-        hashes = self._hashes[chosen].copy() if slots is None else self._hashes[chosen]
+        held = self._copies.copy(self._hashes[: self.high]) if slots is None else None
+        hashes = self._hashes[chosen] if held is None else held.array
         if self.codec.by_words:
-            return KeyCopy(self.codec, self.seed, hashes, NO_OFFSETS, self._arena, null)
+            return KeyCopy(self.codec, self.seed, hashes, NO_OFFSETS, self._arena[:0], null, held)
+        return KeyCopy(self.codec, self.seed, hashes, *self._bytes_of(chosen), null, held)
+
+    def _bytes_of(self, chosen: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         entries = self._entries[chosen]
-        offsets = np.zeros(len(entries) + 1, np.int64)
-        np.cumsum(entries[:, 1], out=offsets[1:])
-        data = np.empty(int(offsets[-1]), np.uint8)
-        gather_bytes(self._arena, np.ascontiguousarray(entries[:, 0]), offsets, data)
-        return KeyCopy(self.codec, self.seed, hashes, offsets, data, null)
+        return gathered(self._arena, np.ascontiguousarray(entries[:, 0]), entries[:, 1])
 
     def _insert(self, keys: Keys, start: int, slots: np.ndarray) -> int:
         return insert(
@@ -149,6 +173,15 @@ class KeyIndex:
                 self._old = np.zeros((0, 2), np.int64)
 
 
+def _all_but(null_at: int, rows: int) -> Bitmap:
+    """A bitmap in which one row is null, or none (-1)."""
+    if null_at < 0:
+        return ALL_VALID
+    valid = np.ones(rows, np.bool_)
+    valid[null_at] = False
+    return Bitmap(np.packbits(valid, bitorder="little"), 0)
+
+
 @dataclass(slots=True)
 class KeyCopy:
     """Keys by themselves, as taken from an index: decoded when somebody asks (on an upload thread)."""
@@ -159,15 +192,12 @@ class KeyCopy:
     offsets: np.ndarray
     data: np.ndarray
     null_at: int
+    held: BufferedCopy | None = None
+    """Whose memory `hashes` is."""
 
     def as_keys(self) -> Keys:
-        """The same keys as another index takes them."""
-        bitmap = ALL_VALID
-        if self.null_at >= 0:
-            valid = np.ones(len(self.hashes), np.bool_)
-            valid[self.null_at] = False
-            bitmap = Bitmap(np.packbits(valid, bitorder="little"), 0)
-        return Keys(self.hashes, bitmap, NO_WORDS, self.offsets, self.data)
+        """The same keys as another index takes them; good as long as this copy."""
+        return Keys(self.hashes, _all_but(self.null_at, len(self.hashes)), NO_WORDS, self.offsets, self.data)
 
     def columns(self, order: np.ndarray | None = None) -> list[pa.Array]:
         """One Arrow array per key column, of all keys or of those in `order` (positions, int64)."""
@@ -180,9 +210,5 @@ class KeyCopy:
             hashes_to_words(hashes, np.uint64(spread(self.seed)), words)
             return self.codec.decode_words(words, null_at)
         if order is not None:
-            starts, lengths = offsets[:-1][order], np.diff(offsets)[order]
-            offsets = np.zeros(len(order) + 1, np.int64)
-            np.cumsum(lengths, out=offsets[1:])
-            data = np.empty(int(offsets[-1]), np.uint8)
-            gather_bytes(self.data, starts, offsets, data)
+            offsets, data = gathered(self.data, offsets[:-1][order], np.diff(offsets)[order])
         return self.codec.decode_bytes(offsets, data, null_at)

@@ -123,9 +123,7 @@ class AggregateLayout:
         self._merge_lines(build, {name: base + 8 * word for name, word in self.word.items()}, 8 * self.width)
         return build.program(self.flag_word)
 
-    def run(
-        self, program: Program, rows: np.ndarray, slots: np.ndarray, generation: int = 0, touched: np.ndarray = NO_SLOTS
-    ) -> int:
+    def run(self, program: Program, rows: np.ndarray, slots: np.ndarray, generation: int = 0, touched: np.ndarray = NO_SLOTS) -> int:
         """Runs a program (see `accumulate`). Raises FlinkrayError when a sum overflows."""
         failed = np.full(1, -1, np.int64)
         count = accumulate(rows, slots, self.flag_word, program.lines, generation, touched, failed)
@@ -188,9 +186,7 @@ class AggregateLayout:
         else:
             self._choice_lines(build, index, aggregate, batch, column, valid)
 
-    def _sum_lines(
-        self, build: _Builder, index: int, column: pa.Array, word: int, bit: int, valid: tuple[int, int, int]
-    ) -> None:
+    def _sum_lines(self, build: _Builder, index: int, column: pa.Array, word: int, bit: int, valid: tuple[int, int, int]) -> None:
         if pa.types.is_decimal(column.type):
             halves = _decimal_halves(column)
             build.add(ops.ADD_WIDE, word, bit, [build.address(halves), build.alive[-1].ctypes.data + 8], 16, valid)

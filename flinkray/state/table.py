@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from flinkray.errors import RestoreError
 from flinkray.state.arrow_buffers import contiguous, words_of
-from flinkray.state.growth import grown
+from flinkray.state.growth import BufferedCopy, CopyBuffers, grown
 from flinkray.state.jit import I8_ROWS, RO_I8, U1, njit, types
 from flinkray.state.key_encoding import Keys
 from flinkray.state.key_hash import key_groups, partition
@@ -35,6 +35,7 @@ class KeyedTable:
         self.index = KeyIndex(kinds, seed, expected)
         self.rows = np.zeros((max(expected, 64), len(initial)), np.int64)
         self._initial = initial if initial.any() else None
+        self._copies = CopyBuffers()
 
     def __len__(self) -> int:
         return self.index.high
@@ -62,8 +63,10 @@ class KeyedTable:
 
     def copy(self, slots: np.ndarray | None = None) -> TableCopy:
         """Rows and keys of these slots (None: all) that later changes leave alone."""
-        rows = self.rows[: len(self)].copy() if slots is None else self.rows[slots]
-        return TableCopy(self.index.copy_keys(slots), rows)
+        if slots is not None:
+            return TableCopy(self.index.copy_keys(slots), self.rows[slots])
+        rows = self._copies.copy(self.rows[: len(self)])
+        return TableCopy(self.index.copy_keys(), rows.array, rows)
 
     def load(self, keys: Sequence[pa.Array], words: Sequence[pa.Array]) -> None:
         """Sets whole rows: `words[w]` is word w + 1. Keys that are there are overwritten."""
@@ -81,6 +84,8 @@ class TableCopy:
 
     keys: KeyCopy
     rows: np.ndarray
+    held: BufferedCopy | None = None
+    """Whose memory `rows` is."""
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -292,9 +292,11 @@ def test_a_mean_of_large_ints_is_exact_where_a_sum_would_overflow() -> None:
 )
 def test_values_keep_their_type(kind: pa.DataType, values: list[Any]) -> None:
     schema = pa.schema([("k", pa.int64()), ("x", kind)])
-    column = pa.array(values, kind) if not pa.types.is_temporal(kind) else pa.array(values, pa.int64()).cast(
-        pa.int32() if kind.bit_width == 32 else pa.int64()
-    ).cast(kind)
+    column = (
+        pa.array(values, kind)
+        if not pa.types.is_temporal(kind)
+        else pa.array(values, pa.int64()).cast(pa.int32() if kind.bit_width == 32 else pa.int64()).cast(kind)
+    )
     wanted = ("min", "max", "first", "last")
     aggregates = (*(Aggregate(f, f, "x") for f in wanted), Aggregate("by", "max_by", "x", "x"))
     harness = OperatorHarness(KeyedAggregateOperator(keys=("k",), aggregates=aggregates), input_schemas=schema)
