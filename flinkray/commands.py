@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
+from flinkray.config import JOB_NAME
 from flinkray.errors import UsageError, WaitTimeoutError
-from flinkray.runtime.record import ENDED, JobRecord, alive, all_records
+from flinkray.runtime.record import ENDED, JobRecord, Record, age_ms, all_records, writer_lives
 
 FRESH_MS = 2_000
 """A record older than this, of a job that has not ended, is not its present."""
 
 CANCEL_TIMEOUT_S = 60.0
-PROBE_TIMEOUT_S = 1.0
+GONE = "nothing:"
 
 
 def list_jobs(as_json: bool) -> int:
     """Every job known here, the newest status of each."""
-    documents = [_present(name, record) for name, record in all_records().items()]
+    records = all_records()
+    if cluster := os.environ.get("RAY_ADDRESS"):
+        for name, copy in _copies(cluster, os.environ.get("RAY_AUTH_MODE", "")).items():
+            records[name] = _newer(records.get(name), copy)
+    documents = [_present(records[name]) for name in sorted(records)]
     if as_json:
         print(json.dumps(documents, indent=2))
         return 0
@@ -30,96 +35,99 @@ def list_jobs(as_json: bool) -> int:
     for document in documents:
         print(
             f"{document['name']:24} {document['status']:11} attempt {document['attempt']}  restarts {document['restarts']}  "
-            f"in {document['records_in']:,}  out {document['records_out']:,}"
+            f"in {document['records_in']:,}  out {document['records_out']:,}{'  (gone)' if document['waiting_for'].startswith(GONE) else ''}"
         )
     return 0
 
 
 def status(name: str, as_json: bool, watch: bool) -> int:
     while True:
-        document = find_status(name)
-        print(json.dumps(document, indent=2) if as_json else _readable(document), flush=True)
+        document = _present(find_record(name))
+        if as_json:
+            print(json.dumps(document, indent=None if watch else 2), flush=True)
+        else:
+            print(_readable(document), flush=True)
         if not watch or document["status"] in ENDED:
             return 0
         time.sleep(1.0)
 
 
-def find_status(name: str) -> dict[str, Any]:
-    """The status document of a running or ended job. UsageError when nobody knows it."""
+def find_record(name: str) -> Record:
+    """The newest record of a running or ended job: the one in this user's home, or its copy in the GCS. UsageError when nobody knows it."""
+    if not JOB_NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no name of a job; see: flinkray list")
     record = JobRecord(name).read()
-    if record is not None:
-        return _present(name, record)
-    if os.environ.get("RAY_ADDRESS"):
-        job = _ray_job(name, os.environ["RAY_ADDRESS"], os.environ.get("RAY_AUTH_MODE", ""))
-        if job is not None:
-            return job.status()
-    raise UsageError(f"no job named {name!r} is known here; see: flinkray list (or set RAY_ADDRESS to the cluster it runs in)")
+    cluster = os.environ.get("RAY_ADDRESS", "")
+    if record is not None and record["status"]["status"] not in ENDED and record["address"] and age_ms(record) > FRESH_MS:
+        record = _newer(record, _copies(record["address"], record["auth_mode"], name).get(name))
+    if cluster and (record is None or record["address"] != cluster):
+        copy = _copies(cluster, os.environ.get("RAY_AUTH_MODE", ""), name).get(name)
+        record = _newer(record, copy) if copy is not None else record
+    if record is None:
+        raise UsageError(f"no job named {name!r} is known here; see: flinkray list (or set RAY_ADDRESS to the cluster it runs in)")
+    return record
 
 
 def cancel(name: str) -> int:
     """Ask the job to end, and wait until it has."""
-    record = JobRecord(name)
-    document = record.read()
-    if document is not None and document["status"]["status"] in ENDED:
-        print(f"job {name} has ended already: {document['status']['status']}")
+    record = find_record(name)
+    if record["status"]["status"] in ENDED:
+        print(f"job {name} has ended already: {record['status']['status']}")
         return 0
-    if document is not None and document["runtime"] == "local":
-        return _cancel_local(name, record, document)
-    address = document["address"] if document is not None else os.environ.get("RAY_ADDRESS", "")
-    job = _ray_job(name, address, document.get("auth_mode", "") if document else "") if address else None
-    if job is None:
-        raise UsageError(f"no running job named {name!r} was found; see: flinkray list")
-    job.cancel()
+    if not writer_lives(record):
+        raise UsageError(f"job {name} is not running: its process {record['pid']} is gone; start it again to go on from its latest checkpoint")
+    if record["runtime"] == "local":
+        if record["host"] != os.uname().nodename:
+            raise UsageError(f"job {name} runs in a process on {record['host']}; cancel it there")
+        JobRecord(name).request_cancel()
+    else:
+        _join_and_cancel(name, record)
     deadline = time.monotonic() + CANCEL_TIMEOUT_S
-    while (found := job.status()["status"]) not in ENDED:
+    while (found := record["status"]["status"]) not in ENDED and writer_lives(record):
         if time.monotonic() > deadline:
             raise WaitTimeoutError(f"job {name} was asked to end and is {found} after {CANCEL_TIMEOUT_S:.0f} s; it may still end; ask again safely")
         time.sleep(0.1)
-    print(f"job {name}: {found}")
+        record = find_record(name)
+    print(f"job {name}: {found if found in ENDED else 'its process has ended'}")
     return 0
 
 
-def _cancel_local(name: str, record: JobRecord, document: dict[str, Any]) -> int:
-    if not alive(document["pid"]):
-        raise UsageError(f"job {name} is not running: its process {document['pid']} is gone; start it again to go on from its latest checkpoint")
-    record.request_cancel()
-    deadline = time.monotonic() + CANCEL_TIMEOUT_S
-    while alive(document["pid"]):
-        now = record.read()
-        if now is not None and now["status"]["status"] in ENDED:
-            print(f"job {name}: {now['status']['status']}")
-            return 0
-        if time.monotonic() > deadline:
-            raise WaitTimeoutError(f"job {name} was asked to end and has not in {CANCEL_TIMEOUT_S:.0f} s; it may still end; ask again safely")
-        time.sleep(0.1)
-    print(f"job {name}: its process has ended")
-    return 0
+def _join_and_cancel(name: str, record: Record) -> None:
+    if record["auth_mode"]:
+        os.environ["RAY_AUTH_MODE"] = record["auth_mode"]
+    from flinkray.runtime.ray.submit import find_at
+
+    job = find_at(name, record["address"])
+    if job is None:
+        raise UsageError(f"no running job named {name!r} was found in the Ray cluster at {record['address']}; see: flinkray list")
+    job.cancel()
 
 
-def _present(name: str, record: dict[str, Any]) -> dict[str, Any]:
+def _present(record: Record) -> dict[str, Any]:
     """The record's status, with its age, and marked when the process that wrote it is gone."""
-    job_record = JobRecord(name)
     document = dict(record["status"])
-    document["stale_ms"] = 0 if document["status"] in ENDED else job_record.age_ms(record)
-    if document["stale_ms"] > FRESH_MS and not alive(record.get("pid", 0)):
-        document["waiting_for"] = f"nothing: the JobManager's process {record.get('pid')} is gone; start the job again to go on"
+    ended = document["status"] in ENDED
+    document["stale_ms"] = 0 if ended else age_ms(record)
+    if not ended and not writer_lives(record):
+        document["waiting_for"] = f"{GONE} the JobManager's process {record['pid']} is gone; start the job again to go on"
     return document
 
 
-def _ray_job(name: str, address: str, auth_mode: str) -> Any:
-    """A handle through the cluster, or None. The port is probed first: connecting to a dead cluster can hang for minutes."""
-    host, _, port = address.rpartition(":")
-    if port.isdigit():
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), PROBE_TIMEOUT_S).close()
-        except OSError:
-            print(f"flinkray: the Ray cluster at {address} does not answer", file=sys.stderr)
-            return None
-    if auth_mode:
-        os.environ["RAY_AUTH_MODE"] = auth_mode
-    from flinkray.runtime.ray.submit import find_at
+def _newer(known: Record | None, other: Record | None) -> Record:
+    candidates = [record for record in (known, other) if record is not None]
+    return max(candidates, key=lambda record: record["written_at"])
 
-    return find_at(name, address)
+
+def _copies(address: str, auth_mode: str, name: str | None = None) -> dict[str, Record]:
+    """What the cluster tells; nothing, with a word on stderr, when it does not answer. The port is probed first: connecting to a dead
+    cluster can hang for minutes."""
+    from flinkray.runtime.ray.status_copy import answers, read_copies
+
+    if answers(address):
+        with suppress(TimeoutError):
+            return read_copies(address, auth_mode, name)
+    print(f"flinkray: the Ray cluster at {address} does not answer", file=sys.stderr)
+    return {}
 
 
 def _readable(document: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from flinkray.runtime.backend import Post, WorkerBackend, add_metrics
 from flinkray.runtime.background import ThreadBackground
 from flinkray.runtime.job_manager import JobManager, LogLine
 from flinkray.runtime.journal import MemorySlots
-from flinkray.runtime.record import JobRecord
+from flinkray.runtime.record import JobRecord, new_record
 from flinkray.runtime.task_manager import JobBundle, Secrets, TaskManager
 
 _running: dict[str, LocalJob] = {}
@@ -150,7 +150,7 @@ class LocalJob(JobHandle):
                     del _running[self._name]
 
     def _on_status(self, status: dict[str, Any]) -> None:
-        self._record.write({"runtime": "local", "address": "", "pid": os.getpid(), "status": status})
+        self._record.write(new_record(status))
         if self._record.take_cancel_request():
             self._manager.cancel("asked for from another process")
 

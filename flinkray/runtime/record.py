@@ -13,42 +13,63 @@ from flinkray.config import flinkray_home
 
 ENDED = ("FINISHED", "STOPPED", "CANCELLED", "FAILED")
 
+Record = dict[str, Any]
+"""runtime, address and auth_mode of the cluster, host, pid and process of the writer, written_at (wall clock), status (the document)."""
+
+SILENT_S = 10.0
+"""A writer on another host that has written nothing for so long is taken for dead."""
+
+
+def new_record(status: dict[str, Any], address: str = "", auth_mode: str = "") -> Record:
+    """As of now, by this process. Without `address`: the one-process runtime."""
+    return {
+        "runtime": "ray" if address else "local",
+        "address": address,
+        "auth_mode": auth_mode,
+        "host": os.uname().nodename,
+        "pid": os.getpid(),
+        "process": process_start(os.getpid()),
+        "written_at": time.time(),
+        "status": status,
+    }
+
 
 class JobRecord:
-    """Written by the process of the JobManager; read by the command line."""
+    """Written by the process of the JobManager, and once by the driver; read by the command line."""
 
     def __init__(self, name: str) -> None:
         self._folder = os.path.join(flinkray_home(), "jobs")
         self._path = os.path.join(self._folder, f"{name}.json")
         self._cancel = os.path.join(self._folder, f"{name}.cancel")
 
-    def write(self, document: dict[str, Any]) -> None:
+    def write(self, record: Record) -> None:
         """Atomically; a full disk or a read-only home never ends the job."""
         with suppress(OSError):
             os.makedirs(self._folder, exist_ok=True)
-            document = {**document, "written_at": time.time()}
             handle, temporary = tempfile.mkstemp(dir=self._folder, prefix=".")
             with os.fdopen(handle, "w") as file:
-                json.dump(document, file, default=str)
+                json.dump(record, file, default=str)
             os.replace(temporary, self._path)
 
-    def read(self) -> dict[str, Any] | None:
+    def read(self) -> Record | None:
         try:
             with open(self._path) as file:
                 return json.load(file)
         except (OSError, ValueError):
             return None
 
-    def age_ms(self, document: dict[str, Any]) -> int:
-        return max(0, round((time.time() - document.get("written_at", 0)) * 1e3))
+    def write_newer(self, record: Record) -> None:
+        """Unless there is one already that was written later."""
+        known = self.read()
+        if known is None or known["written_at"] < record["written_at"]:
+            self.write(record)
 
     def is_running_elsewhere(self) -> bool:
-        """A local job of this name lives in another process."""
-        document = self.read()
-        if document is None or document.get("runtime") != "local" or document["status"]["status"] in ENDED:
+        """A job of this name is under way in another process, on whichever runtime and cluster."""
+        record = self.read()
+        if record is None or record["status"]["status"] in ENDED or record["pid"] == os.getpid():
             return False
-        pid = document.get("pid", 0)
-        return pid != os.getpid() and alive(pid)
+        return writer_lives(record)
 
     def request_cancel(self) -> None:
         os.makedirs(self._folder, exist_ok=True)
@@ -63,22 +84,42 @@ class JobRecord:
         return True
 
 
-def all_records() -> dict[str, dict[str, Any]]:
+def all_records() -> dict[str, Record]:
     """Every record by job name."""
     folder = os.path.join(flinkray_home(), "jobs")
     names = sorted(entry[:-5] for entry in os.listdir(folder) if entry.endswith(".json")) if os.path.isdir(folder) else []
     found = {name: JobRecord(name).read() for name in names}
-    return {name: document for name, document in found.items() if document is not None}
+    return {name: record for name, record in found.items() if record is not None}
 
 
-def alive(pid: int) -> bool:
-    """A process of this number exists on this machine."""
-    if pid <= 0:
-        return False
+def age_ms(record: Record) -> int:
+    return max(0, round((time.time() - record["written_at"]) * 1e3))
+
+
+def writer_lives(record: Record) -> bool:
+    """Its process is there. On another host only the record's age can tell."""
+    if record["host"] != os.uname().nodename:
+        return age_ms(record) < SILENT_S * 1e3
+    return bool(record["process"]) and process_start(record["pid"]) == record["process"]
+
+
+def process_start(pid: int) -> str:
+    """When the process of this number began, as the kernel counts, so that a number used again is told apart; empty when it is gone.
+    A zombie is gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return "" if os.path.exists("/proc/self/stat") else _exists(pid)
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def _exists(pid: int) -> str:
+    """Without /proc: whether there is a process of this number at all."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return False
+        return ""
     except PermissionError:
-        return True
-    return True
+        return "there"
+    return "there"

@@ -15,11 +15,14 @@ from flinkray.runtime.job_manager import JobManager, LogLine
 from flinkray.runtime.ray.backend import RayBackend
 from flinkray.runtime.ray.gcs_slots import GcsSlots
 from flinkray.runtime.ray.reservation import release
-from flinkray.runtime.record import JobRecord
+from flinkray.runtime.ray.status_copy import StatusCopy
+from flinkray.runtime.record import JobRecord, Record, new_record
 from flinkray.runtime.task_manager import JobBundle
 
 LINGER_S = 600.0
-"""How long the actor of an ended job stays for clients that ask for the result."""
+"""How long the actor of an ended job stays for a driver that may still ask for results; one that leaves or falls silent ends it."""
+
+SILENT_S = 12.0
 
 
 class JobManagerActor:
@@ -31,7 +34,14 @@ class JobManagerActor:
         identity = {"pid": os.getpid(), "node_id": context.get_node_id(), "zone": ""}
         self._manager = JobManager(job, RayBackend(job), GcsSlots(run), identity)
         self._record = JobRecord(job.config.name)
+        self._copy = StatusCopy(job.config.name)
         self._reservation = reservation
+        self._detached = job.config.detached
+        self._watched = True
+        self._driver_left = threading.Event()
+        self._heard_at = time.monotonic()
+        if not self._detached:
+            self._manager.keep_alive()  # from now on: the driver may die before its first call
         self._manager.on_status = self._on_status
         threading.Thread(target=self._run, name="flinkray-job", daemon=True).start()
 
@@ -52,8 +62,22 @@ class JobManagerActor:
     def lines(self, after: int) -> list[LogLine]:
         return self._manager.lines(after)
 
-    def keep_alive(self) -> None:
+    def record(self) -> Record:
+        """For the driver's own home, which may be on another host."""
+        return new_record(self._manager.status(), self._address, self._auth_mode)
+
+    def keep_alive(self, watched: bool) -> Record:
+        """The driver lives; `watched`: it may ask for results."""
+        self._watched = watched
+        self._heard_at = time.monotonic()
         self._manager.keep_alive()
+        return self.record()
+
+    def leave(self) -> Record:
+        """The driver goes, and a job that has not ended goes with it."""
+        self._manager.cancel("the driver that started the job has left")
+        self._driver_left.set()
+        return self.record()
 
     def results(self, uid: str) -> list[bytes]:
         return self._manager.results(uid)
@@ -69,10 +93,17 @@ class JobManagerActor:
             self._manager.run()
         finally:
             release(self._reservation)
-        time.sleep(LINGER_S)
-        ray.actor.exit_actor()
+            self._copy.close()
+        self._linger()
+        ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+
+    def _linger(self) -> None:
+        ended_at = time.monotonic()
+        while time.monotonic() - ended_at < LINGER_S and self._watched and not self._driver_left.wait(0.2):
+            if not self._detached and time.monotonic() - self._heard_at > SILENT_S:
+                return
 
     def _on_status(self, status: dict[str, Any]) -> None:
-        self._record.write(
-            {"runtime": "ray", "address": self._address, "auth_mode": self._auth_mode, "pid": os.getpid(), "status": status}
-        )
+        record = self.record()
+        self._record.write(record)
+        self._copy.put(record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 NAMESPACE = "flinkray"
 KV_NAMESPACE = b"flinkray"
+STATUS_PREFIX = b"status/"
 
 
 def job_manager_name(job: str) -> str:
@@ -16,3 +17,7 @@ def task_manager_name(job: str, name: str, instance: str) -> str:
 
 def journal_key(run: str, slot: int) -> bytes:
     return f"journal/{run}/{slot}".encode()
+
+
+def status_key(job: str) -> bytes:
+    return STATUS_PREFIX + job.encode()

@@ -5,39 +5,41 @@ from __future__ import annotations
 import os
 import pickle
 import secrets
-import threading
 import time
+import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import cloudpickle
 import pyarrow as pa
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError
 
 from flinkray.api.job_handle import JobHandle, JobResult
-from flinkray.errors import FlinkrayError, JobExistsError, JobFailedError, WaitTimeoutError
+from flinkray.errors import JobFailedError, PlanError, ResourceError, UsageError, WaitTimeoutError
 from flinkray.runtime.job_manager import LogLine
-from flinkray.runtime.local import read_results, result_or_raise
+from flinkray.runtime.local import job_exists, read_results, result_or_raise
 from flinkray.runtime.ray.job_manager_actor import JobManagerActor
 from flinkray.runtime.ray.names import NAMESPACE, job_manager_name
+from flinkray.runtime.ray.presence import Presence
 from flinkray.runtime.ray.reservation import release, reserve
-from flinkray.runtime.record import ENDED
+from flinkray.runtime.ray.status_copy import answers
+from flinkray.runtime.record import ENDED, JobRecord
 from flinkray.runtime.task_manager import JobBundle
 
 CALL_TIMEOUT_S = 30.0
-KEEP_ALIVE_S = 1.0
 GROUPS = {"wait": 8, "look": 8}
 
 
 class RayJob(JobHandle):
-    """Keeps the job alive by calling now and then, unless it is detached; a job whose driver is gone cancels itself."""
+    """Keeps the job alive by calling now and then, unless it is detached; a job whose driver is gone cancels itself, and an ended one's
+    JobManager stays for questions until then."""
 
     def __init__(self, name: str, actor: Any, keep_alive: bool) -> None:
         self._name = name
         self._actor = actor
-        self._over = threading.Event()
         if keep_alive:
-            threading.Thread(target=self._keep_alive, name=f"flinkray-keep-alive-{name}", daemon=True).start()
+            weakref.finalize(self, Presence(name, actor).unwatch)
 
     @property
     def name(self) -> str:
@@ -54,7 +56,6 @@ class RayJob(JobHandle):
                 raise WaitTimeoutError(f"job {self._name} has not ended in {timeout} s; it goes on")
             if self._ask("wait", left, group="wait"):
                 break
-        self._over.set()
         status, error = self._ask("outcome")
         return result_or_raise(self._name, status, pickle.loads(error) if error else None)
 
@@ -84,59 +85,84 @@ class RayJob(JobHandle):
                 f"job {self._name}: its JobManager is gone ({type(error).__name__}); start the job again to go on from the latest checkpoint"
             ) from error
 
-    def _keep_alive(self) -> None:
-        while not self._over.wait(KEEP_ALIVE_S):
-            try:
-                self._ask("keep_alive")
-            except (FlinkrayError, RayError):
-                return
-
 
 def submit(bundle: JobBundle) -> RayJob:
-    connect(bundle)
     name, config = bundle.config.name, bundle.config
+    pickled = _pickled(bundle)
+    if JobRecord(name).is_running_elsewhere():
+        raise job_exists(name)
+    if config.detached and not _has_cluster():
+        raise UsageError(
+            "--detach: there is no Ray cluster that would outlive this process; start one (ray start --head) and set RAY_ADDRESS, or leave out --detach"
+        )
+    connect()
     _clear_name(name)
-    reservation = None if _own_cluster else reserve(name, bundle.graph.slots(), config.resources.cpus_per_slot)
+    reservation = None if _is_own() else reserve(name, bundle.graph.slots(), config.resources.cpus_per_slot)
     try:
         actor = (
             ray.remote(concurrency_groups=GROUPS)(JobManagerActor)
-            .options(
-                name=job_manager_name(name),
-                namespace=NAMESPACE,
-                lifetime="detached",
-                num_cpus=0,
-            )
-            .remote(cloudpickle.dumps(bundle), secrets.token_hex(8), reservation, os.environ.get("RAY_AUTH_MODE", ""))
+            .options(name=job_manager_name(name), namespace=NAMESPACE, lifetime="detached", num_cpus=0)
+            .remote(pickled, secrets.token_hex(8), reservation, os.environ.get("RAY_AUTH_MODE", ""))
         )
     except ValueError as error:
         release(reservation)
         if "already taken" in str(error) or "already exists" in str(error):
-            raise _exists(name) from error
+            raise job_exists(name) from error
         raise
-    return RayJob(name, actor, keep_alive=not config.detached)
+    job = RayJob(name, actor, keep_alive=not config.detached)
+    if config.detached:
+        JobRecord(name).write_newer(job._ask("record"))
+    return job
 
 
-_own_cluster = False
-"""This process started the Ray it uses, for flinkray alone: its logical CPUs are no limit."""
+def _pickled(bundle: JobBundle) -> bytes:
+    """The job as it goes to other processes. PlanError naming the operator whose function cannot go."""
+    try:
+        return cloudpickle.dumps(bundle)
+    except Exception as error:
+        for vertex in bundle.graph.vertices:
+            for spec in vertex.operators:
+                _check_pickles(spec.uid, spec.params, error)
+        raise
 
 
-def connect(bundle: JobBundle) -> None:
-    """Join the cluster that this process belongs to, or RAY_ADDRESS; else start one here."""
-    global _own_cluster
+def _check_pickles(uid: str, params: Mapping[str, Any], error: Exception) -> None:
+    try:
+        cloudpickle.dumps(params)
+    except Exception:  # noqa: BLE001 - whatever a user's object raises when it is pickled
+        raise PlanError(
+            f"operator {uid!r} cannot be sent to other processes: {type(error).__name__}: {error}. Locks, connections and open files do not travel: "
+            "make them inside the function, or in the __init__ of a class given instead of the function"
+        ) from error
+
+
+_own_address = ""
+"""Of the Ray that this process has started for itself."""
+
+
+def _is_own() -> bool:
+    """The cluster is there for this process's jobs alone: its logical CPUs are no limit, and it ends with the process."""
+    return bool(_own_address) and ray.is_initialized() and ray.get_runtime_context().gcs_address == _own_address
+
+
+def _has_cluster() -> bool:
+    """One to join, or joined, which outlives this process."""
+    return os.environ.get("RAY_ADDRESS", "local") != "local" if not ray.is_initialized() else not _is_own()
+
+
+def connect() -> None:
+    """Join the cluster that this process belongs to, or RAY_ADDRESS; else start one here. ResourceError when it does not answer."""
+    global _own_address
     if ray.is_initialized():
         return
-    _own_cluster = False
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level="WARNING")
+    if _has_cluster():
+        address = os.environ["RAY_ADDRESS"]
+        if address.startswith("ray://"):
+            raise UsageError(f"RAY_ADDRESS={address}: a Ray client is no part of the cluster; use: ray job submit -- python JOB.py")
+        _join(address, "WARNING")
         return
-    _own_cluster = True
-    ray.init(
-        address="local",
-        namespace=NAMESPACE,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="WARNING",
-    )
+    ray.init(address="local", namespace=NAMESPACE, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+    _own_address = ray.get_runtime_context().gcs_address
 
 
 def find(name: str) -> RayJob | None:
@@ -151,8 +177,18 @@ def find(name: str) -> RayJob | None:
 def find_at(name: str, address: str) -> RayJob | None:
     """Like `find`, in the cluster at `address`."""
     if not ray.is_initialized():
-        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+        _join(address, "ERROR")
     return find(name)
+
+
+def _join(address: str, logging_level: str) -> None:
+    """The port is probed first: connecting to a dead cluster can hang for minutes."""
+    if not answers(address):
+        raise ResourceError(f"the Ray cluster at {address} does not answer; is it still up? (RAY_ADDRESS says where to look)")
+    try:
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging_level)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ResourceError(f"cannot join the Ray cluster at {address}: {error}") from error
 
 
 def _clear_name(name: str) -> None:
@@ -162,7 +198,7 @@ def _clear_name(name: str) -> None:
         return
     try:
         if job.status()["status"] not in ENDED:
-            raise _exists(name)
+            raise job_exists(name)
     except JobFailedError:
         return
     ray.kill(job._actor, no_restart=True)
@@ -171,7 +207,3 @@ def _clear_name(name: str) -> None:
         if time.monotonic() > deadline:
             raise WaitTimeoutError(f"job {name}: the ended JobManager's name was not free after {CALL_TIMEOUT_S:.0f} s")
         time.sleep(0.05)
-
-
-def _exists(name: str) -> JobExistsError:
-    return JobExistsError(f"a job named {name!r} is running; give another --name, or end it with: flinkray cancel {name}")

@@ -1,0 +1,52 @@
+"""The driver's side of a job's life: a job that is not detached ends when the process that started it is gone."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from contextlib import suppress
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from flinkray.runtime.record import JobRecord
+
+INTERVAL_S = 1.0
+LEAVE_TIMEOUT_S = 2.0
+
+
+class Presence:
+    """Tells the JobManager every second that the driver lives, and at the driver's exit that it leaves. An ended job's JobManager stays
+    while somebody holds the handle, and may ask for results. Keeps the record in this user's home, which the JobManager may not share."""
+
+    def __init__(self, name: str, actor: Any) -> None:
+        self._actor = actor
+        self._record = JobRecord(name)
+        self._watched = True
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"flinkray-presence-{name}", daemon=True)
+        atexit.register(self._leave)  # runs before Ray's own, which is older
+        self._thread.start()
+
+    def unwatch(self) -> None:
+        """Nobody holds the handle any more."""
+        self._watched = False
+
+    def _run(self) -> None:
+        while not self._over.wait(INTERVAL_S):
+            call = self._actor.keep_alive.options(concurrency_group="look").remote(self._watched)
+            try:
+                self._record.write_newer(ray.get(call, timeout=30 * INTERVAL_S))
+            except ray.exceptions.GetTimeoutError:
+                continue  # frozen; it may come back
+            except RayError:
+                break
+        atexit.unregister(self._leave)
+
+    def _leave(self) -> None:
+        self._over.set()
+        if ray.is_initialized():
+            with suppress(RayError):
+                call = self._actor.leave.options(concurrency_group="look").remote()
+                self._record.write_newer(ray.get(call, timeout=LEAVE_TIMEOUT_S))
