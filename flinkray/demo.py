@@ -75,7 +75,7 @@ def demo(fast: bool) -> int:
     con = duckdb.connect()
     con.execute("set timezone = 'UTC'")
     con.register("bids", nexmark_table("bid", rows, 0).select(["auction", "date_time"]))
-    expected = con.execute(HOT_ITEMS_SQL).to_arrow_table()
+    expected = con.sql(HOT_ITEMS_SQL).to_arrow_table()
     equal = _rows(answer) == _rows(expected)
     for auction, start, bids in _rows(answer)[-3:]:
         _say(f"window from {start}: auction {auction} with {bids:,} bids")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from flinkray.checkpoint.base import ChunkRef
+from flinkray.columns import MAX_WATERMARK
 from flinkray.core.messages import Counters, Deploy, Stats
 from flinkray.exchange.base import Barrier, ChannelId, ChannelSpec, Endpoint, Exchange, InputChannel, OutputChannel
 from flinkray.graph.execution_graph import channels
@@ -201,7 +202,7 @@ class Slot:
         metrics = [m for task in self.tasks for m in task.chain.metrics.values()]
         return Stats(
             self.counters(),
-            min((task.watermark_us for task in self.tasks if _tells_time(task)), default=0),
+            min((task.watermark_us for task in self.tasks if _tells_time(task)), default=MAX_WATERMARK),
             self.first_row_at_us,
             sum(task.backlog_bytes for task in self.tasks),
             sum(m.state_rows for m in metrics),
@@ -228,7 +229,9 @@ class Slot:
 
 
 def _tells_time(task: Task) -> bool:
-    return task.chain.vertex.operators[0].kind != "enumerate"
+    """Readers with a watermark: how far event time is, is how far they are."""
+    head = task.chain.vertex.operators[0]
+    return head.kind == "source" and head.params["watermark"] is not None
 
 
 def _input_schemas(graph: JobGraph, vertex: int, index: int) -> tuple[object, ...]:

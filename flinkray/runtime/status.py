@@ -57,10 +57,10 @@ def _task_manager(worker: Worker, graph: JobGraph) -> dict[str, Any]:
 
 
 def _watermark(all_us: list[int]) -> str | None:
-    told = [us for us in all_us if us > MIN_WATERMARK + 1]
-    if not told or len(told) < len(all_us):
+    """The slowest slot's; "end" when all readers of all slots have ended, or none has a watermark; None before the first."""
+    us = min(all_us, default=MIN_WATERMARK)
+    if us <= MIN_WATERMARK + 1:
         return None
-    us = min(told)
     if us >= MAX_WATERMARK:
         return "end"
     try:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from flinkray.columns import MIN_WATERMARK
+from flinkray.columns import MAX_WATERMARK, MIN_WATERMARK
 from flinkray.core.alignment import AdvanceWatermark, Alignment, AllEnded, BecomeIdle, TakeSnapshot
 from flinkray.core.messages import Counters
 from flinkray.exchange.base import Barrier, Batch, EndOfInput, InputChannel, Watermark
@@ -178,6 +178,7 @@ class Task:
     def _end(self) -> None:
         if not self.ended:
             self.ended = True
+            self._watermark = MAX_WATERMARK
             self.chain.end()
 
     def _snapshot(self, barrier: Barrier, aligning_since: float | None) -> TaskSnapshot:
