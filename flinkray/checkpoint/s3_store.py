@@ -41,7 +41,9 @@ MIN_BYTES_PER_S = 1 << 20
 
 _FIRST_PAUSE_S = 0.2
 _MULTIPART_BYTES = 64 << 20
-_DELETE_BATCH = 1000
+
+_INHERITED: list[Any] = []
+"""Clients of the parent process, never closed here: closing one would take its sockets out of the event loop that both share."""
 
 
 class S3Store(ObjectStore):
@@ -54,6 +56,8 @@ class S3Store(ObjectStore):
         self._lock = threading.Lock()
         self._client: tuple[int, Any] | None = None
         self._conditional: bool | None = None
+        self.page_names = 1000
+        """Names per listing page and per deletion; S3 allows no more."""
 
     @property
     def uri(self) -> str:
@@ -141,8 +145,8 @@ class S3Store(ObjectStore):
 
     def delete(self, names: Sequence[str]) -> None:
         keys = [{"Key": self._key(name)} for name in names]
-        for start in range(0, len(keys), _DELETE_BATCH):
-            batch = {"Objects": keys[start : start + _DELETE_BATCH], "Quiet": True}
+        for start in range(0, len(keys), self.page_names):
+            batch = {"Objects": keys[start : start + self.page_names], "Quiet": True}
             answer = self._call("delete", names[start], partial(self._delete_batch, batch))
             failed = [error for error in answer.get("Errors", []) if error.get("Code") != "NoSuchKey"]
             if failed:
@@ -164,7 +168,7 @@ class S3Store(ObjectStore):
             raise doubt from None
 
     def _list_page(self, under: str, token: dict[str, str], s3: Any) -> Awaitable[Any]:
-        return s3._call_s3("list_objects_v2", Bucket=self._bucket, Prefix=under, **token)
+        return s3._call_s3("list_objects_v2", Bucket=self._bucket, Prefix=under, MaxKeys=self.page_names, **token)
 
     def _delete_batch(self, batch: dict[str, Any], s3: Any) -> Awaitable[Any]:
         return s3._call_s3("delete_objects", Bucket=self._bucket, Delete=batch)
@@ -195,6 +199,8 @@ class S3Store(ObjectStore):
             if self._client is None or self._client[0] != os.getpid():
                 import s3fs
 
+                if self._client is not None:
+                    _INHERITED.append(self._client[1])
                 client = s3fs.S3FileSystem(**self._options, use_listings_cache=False, skip_instance_cache=True)
                 client.retries = 1  # tries are counted here
                 self._client = (os.getpid(), client)

@@ -14,10 +14,11 @@ from uuid import uuid4
 
 import pytest
 
-from flinkray.checkpoint.base import CreateOutcome
+from flinkray.checkpoint.base import CreateOutcome, ObjectStore
 from flinkray.checkpoint.log_base import CheckpointLog
 from flinkray.checkpoint.log_store import open_log
 from flinkray.checkpoint.manifest import Manifest
+from flinkray.checkpoint.s3_store import S3Store
 from flinkray.checkpoint.store import check_reachable, open_store
 from flinkray.checkpoint.sweep import sweep
 from flinkray.checkpoint.verify import verify
@@ -55,6 +56,13 @@ class TestS3Store(ObjectStoreSuite):
     @pytest.fixture
     def location(self, server: SeaweedServer) -> StoreLocation:
         return StoreLocation(fresh_uri(), server.options())
+
+    @pytest.fixture
+    def store(self, location: StoreLocation) -> ObjectStore:
+        store = location.open()
+        assert isinstance(store, S3Store)
+        store.page_names = 20  # so that the suite's objects are more than a page
+        return store
 
 
 def test_a_large_object_goes_in_parts(server: SeaweedServer) -> None:
