@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from flinkray.columns import EVENT_TIME, TIMESTAMP
+from flinkray.columns import EVENT_TIME, MAX_WATERMARK, MIN_WATERMARK, TIMESTAMP
 from flinkray.errors import PlanError
 from flinkray.graph.aggregates import WINDOW_END, WINDOW_START, Aggregate, result_schema
 from flinkray.graph.windows import SessionWindow, Window
@@ -32,7 +32,8 @@ _SESSIONS = "sessions"
 class SessionAggregateOperator(Operator):
     """Aggregates of the rows of each session, with `window_start`, its first row's time, and `window_end`, its last row's time + gap.
 
-    A session answers when the watermark reaches its end. Rows are late when the session they form ended `lateness_us` or more before
+    A session answers when the watermark reaches its end (not a microsecond before: a row at its very end would still join it, and the
+    answer must not hang on which came first). Rows are late when the session they form ended `lateness_us` or more before
     the watermark, and reaches none that is still there: they go to `late_tag`, or are counted. Late but allowed ones let
     their session answer again.
     """
@@ -62,7 +63,8 @@ class SessionAggregateOperator(Operator):
         schema = context.input_schemas[0]
         if schema is None:
             raise PlanError(f"{context.uid!r}: sessions must know the columns of their rows; declare output_schema= before them")
-        self._schema = context.output_schema or result_schema(self._keys, self._aggregates, self._window, schema)
+        schema_of_results = result_schema(self._keys, self._aggregates, self._window, schema)  # checks columns and types, too
+        self._schema = context.output_schema or schema_of_results
         self._layout = AggregateLayout.of_rows(self._aggregates, schema)
         kinds = [schema.field(key).type for key in self._keys]
         self._store = SessionStore(kinds, context.hash_seed, self._window.gap_us, self._lateness_us)
@@ -110,6 +112,10 @@ class SessionAggregateOperator(Operator):
         self._answer(due.answered, out)
         self._store.close(due.over, self._history.generation)
         self._measure()
+
+    def output_watermark_us(self, input_us: int) -> int:
+        """One microsecond behind: sessions that end after `input_us` are still to come, with an event time of end - 1."""
+        return input_us if input_us in (MIN_WATERMARK, MAX_WATERMARK) else input_us - 1
 
     def _merge(self, placement: Placement) -> None:
         """New sessions begin with nothing, and those that were merged away give theirs to the one that they went into."""

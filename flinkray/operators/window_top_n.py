@@ -28,10 +28,10 @@ _ROWS = "rows"
 class WindowTopNOperator(Operator):
     """`final=False` prunes only: rows leave when their pane is over, unchanged, and those of a pane that is over pass at once.
 
-    The final stage emits a window when the watermark reaches its end, as input columns and, where the input has none of that
-    name, `window_start` and `window_end`; the event time is the window's end - 1 µs. A row all of whose windows ended
-    `lateness_us` before the watermark is late: it goes to `late_tag`, or is counted. One that is late but allowed lets its
-    windows come out again.
+    The final stage emits a window when the watermark reaches its last microsecond, as input columns and, where the input has
+    none of that name, `window_start` and `window_end`; the event time is the window's end - 1 µs. A row is late when all its
+    windows are over: end - 1 µs + lateness <= watermark. It goes to `late_tag`, or is counted. One that is late but allowed
+    lets its windows come out again.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class WindowTopNOperator(Operator):
                     f"its input now has {self._panes.schema.names}; restore with --restore none"
                 )
             for start, rows in replay_panes(chain, self._panes.schema).items():
-                if self._dropped_at(start) > self._watermark:
+                if self._dropped_at(start) > self._over_until:
                     self._keep(start, rows, generation=0)
         if state.continues:
             self._history.restored(checkpoint_id, state.chains[0])
@@ -104,7 +104,7 @@ class WindowTopNOperator(Operator):
         touched = []
         for start, positions in self._by_pane(batch.column(EVENT_TIME).to_numpy()):
             rows = batch.take(pa.array(positions))
-            if self._dropped_at(start) <= self._watermark:
+            if self._dropped_at(start) <= self._over_until:
                 self._too_late(rows, out)
             else:
                 touched.append(start)
@@ -117,12 +117,12 @@ class WindowTopNOperator(Operator):
             return
         self._watermark = watermark_us
         ends: list[int] = []
-        while self._pending_ends and self._pending_ends[0] <= watermark_us:
+        while self._pending_ends and self._pending_ends[0] <= self._over_until:
             end = heapq.heappop(self._pending_ends)
             if not ends or ends[-1] != end:
                 ends.append(end)
         self._fire(ends, out)
-        while self._pending_drops and self._pending_drops[0][0] <= watermark_us:
+        while self._pending_drops and self._pending_drops[0][0] <= self._over_until:
             self._panes.drop(heapq.heappop(self._pending_drops)[1])
         self._measure()
 
@@ -138,7 +138,7 @@ class WindowTopNOperator(Operator):
         if start not in self._panes:
             heapq.heappush(self._pending_drops, (self._dropped_at(start), start))
             for end in self._ends_of(start):
-                if end > self._watermark:
+                if end > self._over_until:
                     heapq.heappush(self._pending_ends, end)
         self._panes.add(start, rows, generation)
 
@@ -171,6 +171,11 @@ class WindowTopNOperator(Operator):
     # --- panes and windows; the local stage has no windows but its panes
 
     @property
+    def _over_until(self) -> int:
+        """Ends up to this are over: no row at or before the watermark will come."""
+        return self._watermark + 1
+
+    @property
     def _span_us(self) -> int:
         return self._window.size_us if self._final else self._window.pane_us
 
@@ -192,13 +197,13 @@ class WindowTopNOperator(Operator):
         return range(newest_end, start, -self._slide_us)
 
     def _dropped_at(self, start: int) -> int:
-        """The watermark at which the last of the pane's windows is over for good."""
+        """The time at which the last of the pane's windows is over for good."""
         return self._ends_of(start)[0] + (self._lateness_us if self._final else 0)
 
     def _ended_windows_of(self, starts: Sequence[int]) -> list[int]:
         """Windows that have come out already, and were given rows that are late but allowed."""
         ends = {end for start in starts for end in self._ends_of(start)}
-        return sorted(end for end in ends if end <= self._watermark < end + self._lateness_us)
+        return sorted(end for end in ends if end <= self._over_until < end + self._lateness_us)
 
     # --- snapshot
 

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from flinkray.columns import EVENT_TIME, MAX_WATERMARK, MIN_WATERMARK
-from flinkray.errors import PlanError
+from flinkray.columns import EVENT_TIME, MAX_WATERMARK, MIN_WATERMARK, TIMESTAMP
+from flinkray.errors import PlanError, RestoreError
 from flinkray.graph.aggregates import Aggregate
 from flinkray.graph.key_groups import subtask_of
 from flinkray.graph.windows import SessionWindow, TumblingWindow
@@ -81,6 +81,13 @@ def test_a_row_at_the_very_end_of_a_session_still_joins_it():
     assert brief(driven.rows(rows(10)).end()) == [(1, 0, 20, 2)]
 
 
+def test_the_watermark_goes_on_behind_the_event_time_of_sessions_still_to_come():
+    driven = harness().rows(rows(0)).watermark(9)
+    assert driven.operator.output_watermark_us(9) == 8
+    assert driven.watermark(10).output()[EVENT_TIME].to_pylist() == [9]
+    assert [driven.operator.output_watermark_us(us) for us in (MIN_WATERMARK, MAX_WATERMARK)] == [MIN_WATERMARK, MAX_WATERMARK]
+
+
 def test_a_row_between_joins_several_open_sessions():
     driven = harness().rows(rows(0, 15, 30, 100)).rows(rows(200))
     assert driven.metrics.state_rows == 5
@@ -144,6 +151,8 @@ def test_what_makes_no_sense_is_refused():
         SessionAggregateOperator(
             keys=("user",), aggregates=AGGREGATES, window=TumblingWindow(5), lateness_us=0, late_tag=None, pre_aggregated=False
         )
+    with pytest.raises(PlanError, match="'nobody'"):
+        harness(keys=("nobody",))
     with pytest.raises(PlanError, match="pre-aggregated"):
         SessionAggregateOperator(
             keys=("user",), aggregates=AGGREGATES, window=SessionWindow(5), lateness_us=0, late_tag=None, pre_aggregated=True
@@ -380,3 +389,15 @@ def test_random_sessions_with_restores_equal_plain_python(seed, keys, lateness, 
     assert sorted(map(str, job.late)) == sorted(map(str, plain.late))
     assert bool(plain.late) == (behind > 0)
     assert len(plain.out) > 20
+
+
+def test_a_snapshot_of_other_aggregates_is_refused():
+    snapshot = harness().rows(rows(0)).snapshot(1)
+    with pytest.raises(RestoreError, match="other keys or aggregates"):
+        restore(lambda: operator(aggregates=AGGREGATES), [snapshot], 1)
+
+
+def test_the_output_has_the_columns_of_the_plan():
+    schema = pa.schema([("user", pa.int64()), ("window_start", TIMESTAMP), ("window_end", TIMESTAMP), ("rows", pa.int64())])
+    driven = OperatorHarness(operator(), input_schemas=SCHEMA, output_schema=schema)
+    assert driven.rows(rows(0)).end().output().schema == schema

@@ -42,8 +42,8 @@ def brief(rows):
 
 def test_ties_are_kept_and_the_window_comes_out_at_its_end():
     top = harness(n=2).rows([row(1, 5, 0), row(2, 7, 9), row(3, 5, 3), row(4, 4, 4), row(5, 1, 10)])
-    assert top.watermark(9).output_rows() == []
-    out = top.watermark(10).output()
+    assert top.watermark(8).output_rows() == []
+    out = top.watermark(9).output()
     assert out.schema.names == ["shop", "item", "sold", "window_start", "window_end", EVENT_TIME]
     assert out.schema.field("window_start").type == TIMESTAMP
     assert out["item"].to_pylist() == [2, 1, 3]
@@ -74,7 +74,8 @@ def test_the_output_has_the_columns_of_the_plan_in_their_order():
 
 def test_late_rows_are_counted_or_tagged():
     late = row(9, 99, 5)
-    counted = harness().watermark(10).rows([late, row(1, 1, 15)])
+    assert harness().watermark(8).rows([late]).metrics.late_rows == 0
+    counted = harness().watermark(9).rows([late, row(1, 1, 15)])
     assert counted.metrics.late_rows == 1
     assert brief(counted.end().output_rows()) == [(10, 1, 1)]
     tagged = harness(late_tag="late").watermark(10).rows([late])
@@ -86,7 +87,8 @@ def test_a_window_that_is_over_comes_out_again_for_a_row_within_the_allowed_late
     top = harness(lateness_us=5).rows([row(1, 5, 0), row(2, 4, 0)]).watermark(12)
     assert brief(top.output_rows()) == [(0, 1, 5)]
     assert brief(top.rows([row(3, 6, 1)]).output_rows()) == [(0, 3, 6)]
-    top.watermark(15)
+    assert brief(top.watermark(13).rows([row(5, 7, 2)]).output_rows()) == [(0, 5, 7)]
+    top.watermark(14)
     assert top.output_rows() == []
     assert top.rows([row(4, 9, 1)]).metrics.late_rows == 1
     assert (top.output_rows(), top.metrics.state_rows) == ([], 0)
@@ -94,7 +96,7 @@ def test_a_window_that_is_over_comes_out_again_for_a_row_within_the_allowed_late
 
 def test_the_local_stage_keeps_candidates_and_lets_late_rows_pass():
     top = harness(final=False, n=2).rows([row(i, i, i % 10) for i in range(20)])
-    out = top.watermark(10).output()
+    out = top.watermark(9).output()
     assert out.schema == SCHEMA
     assert out.to_pylist() == [row(19, 19, 9), row(18, 18, 8)]
     late = [row(1, 1, 5), row(2, 2, 4)]
