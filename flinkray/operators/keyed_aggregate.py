@@ -156,7 +156,7 @@ class KeyedAggregateOperator(Operator):
         if slots is not None and base_id is not None and not self._snapshots.worth_a_delta(base_id, len(slots), len(self._table)):
             slots = None
         copy = self._table.copy(slots)
-        self._snapshots.taken(checkpoint_id, base_id if slots is not None else None, len(copy))
+        self._snapshots.taken(checkpoint_id, base_id, slots is not None, len(copy))
         return self._capture(ROWS_STATE, slots is None, copy, self._layout.names)
 
     def _capture(self, name: str, full: bool, copy: TableCopy, words: Sequence[str]) -> TableCapture:

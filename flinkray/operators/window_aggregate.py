@@ -144,7 +144,7 @@ class WindowAggregateOperator(Operator):
         rows = sum(len(copy) for copy, _ in copies)
         if since is not None and base_id is not None and not self._snapshots.worth_a_delta(base_id, rows, len(self._panes)):
             since, copies, rows = None, self._panes.copies(None), len(self._panes)
-        self._snapshots.taken(checkpoint_id, base_id if since is not None else None, rows)
+        self._snapshots.taken(checkpoint_id, base_id, since is not None, rows)
         full = since is None
 
         def encode() -> pa.Table | None:

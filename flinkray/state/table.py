@@ -24,6 +24,8 @@ KEY_GROUP = "_kg"
 """uint16, first column of keyed chunks, which are sorted by it."""
 
 STEP_ROWS = 1 << 16
+MAX_BASES = 64
+"""Snapshots that are remembered while none of them becomes the base of another."""
 RESTORED = 1
 """Generation of rows that were read back."""
 
@@ -151,11 +153,12 @@ class Snapshots:
         """False when the deltas since the last full snapshot exceed half of the live rows."""
         return 2 * (self._taken[base_id][1] + rows) <= live_rows
 
-    def taken(self, checkpoint_id: int, base_id: int | None, rows: int) -> None:
-        """A snapshot: a delta of so many rows on a base, or full (None). Snapshots older than the base are forgotten."""
-        below = 0 if base_id is None else self._taken[base_id][1] + rows
-        if base_id is not None:
-            self._taken = {taken: value for taken, value in self._taken.items() if taken >= base_id}
+    def taken(self, checkpoint_id: int, base_id: int | None, delta: bool, rows: int) -> None:
+        """A snapshot of so many rows, full or as a delta on its base. Bases never go back: snapshots older than this one are forgotten."""
+        below = self._taken[base_id][1] + rows if delta and base_id is not None else 0
+        oldest = -1 if base_id is None else base_id
+        kept = sorted(taken for taken in self._taken if taken >= oldest)[-MAX_BASES:]
+        self._taken = {taken: self._taken[taken] for taken in kept}
         self._taken[checkpoint_id] = (self.generation, below)
         self.generation += 1
 
