@@ -98,8 +98,8 @@ class JobStorage(StorageOfJob):
         self._listed: list[dict[str, Any]] = []
 
     def open(self) -> tuple[Opened, str]:
-        check_reachable(self._store)
         provider = resolve_provider(self._config.key, self._config.storage)
+        check_reachable(self._store)
         log = self._log = open_log(self._store, self._bundle.application, provider)
         afresh = self._bundle.config.restore == "none"
         view = log.read(authenticate=not afresh)
