@@ -85,7 +85,7 @@ class _ClockReader(SplitReader):
 
 @dataclass(frozen=True)
 class LatencySink(Sink):
-    """Keeps how late each row comes after `column` (us), and writes the figures of its subtask to `folder` at the end."""
+    """Keeps how late each row comes after `column` (us), and writes them to `folder` with each checkpoint."""
 
     column: str
     folder: str
@@ -98,7 +98,7 @@ class LatencySink(Sink):
 class _LatencyWriter(SinkWriter):
     def __init__(self, sink: LatencySink, context: SinkContext) -> None:
         self._sink = sink
-        self._path = os.path.join(sink.folder, f"{context.subtask}-{context.attempt}.npy")
+        self._path = os.path.join(sink.folder, f"{context.subtask}-{context.attempt}-{{}}.npy")
         self._late_us: list[np.ndarray] = []
         self._started_s = 0.0
 
@@ -112,13 +112,12 @@ class _LatencyWriter(SinkWriter):
         self._late_us.append(now_s * 1e6 - created)
 
     def prepare(self, checkpoint_id: int) -> list[dict[str, Any]]:
+        if self._late_us:
+            np.save(self._path.format(checkpoint_id), np.concatenate(self._late_us))
+            self._late_us.clear()
         return []
 
     def commit(self, transactions: list[dict[str, Any]]) -> None: ...
-
-    def close(self) -> None:
-        if self._late_us:
-            np.save(self._path, np.concatenate(self._late_us))
 
 
 def measure(kind: str, rate: int, seconds: float, parallelism: int) -> dict[str, Any]:

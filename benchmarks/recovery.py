@@ -1,0 +1,101 @@
+"""Recovery: kill -9 of a TaskManager, and the time until the first row at the sink's input that was not there before. Median of several.
+
+    python benchmarks/recovery.py [--kills 5] [--rate 100000] [--json FILE]
+
+Hot items over a throttled source on the Ray runtime, parallelism 2, a warm spare, checkpoints every second. The sink's input is watched by a
+ProbeSink (flinkray.testing.sentinels); new is a row of a window later than every window seen before the kill. Rows between the last
+checkpoint and the kill are read again, at the source's rate, before anything new can come.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import flinkray as fr
+from flinkray.testing.sentinels import ProbeSink, read_probe
+from jobs.hot_items import hot_items
+
+SETTLE_S = 3.0
+
+
+def measure(kills: int, rate: float) -> list[float]:
+    """Seconds for each kill, at moments that a seed chooses; the job runs on between them."""
+    rng = random.Random(7)
+    with tempfile.TemporaryDirectory() as folder:
+        env = fr.StreamEnvironment(
+            f"recovery-{os.getpid()}",
+            parallelism=2,
+            checkpointing=fr.Checkpointing(interval="1s", storage=f"file://{folder}/checkpoints"),
+        )
+        source = fr.sources.Nexmark("bid", rows=int(rate * (kills + 2) * (SETTLE_S + 6)), rate=rate)
+        bids = env.from_source(source, watermark=fr.Watermarks.bounded("date_time", "1s"), uid="bids")
+        log = f"{folder}/probe"
+        hot_items(bids).sink_to(ProbeSink(fr.sinks.Blackhole(), log, "window_start"), uid="out")
+        job = env.execute_async()
+        taken = []
+        try:
+            for number in range(kills):
+                _wait_until_calm(job)
+                time.sleep(SETTLE_S + rng.random())
+                taken.append(_kill_one(job, log, number))
+        finally:
+            job.cancel()
+            _wait_for_the_end(job)
+    return taken
+
+
+def _wait_until_calm(job: fr.JobHandle) -> None:
+    """Running, and the spare is warm again."""
+    while True:
+        status = job.status()
+        if status["status"] == "RUNNING" and any(tm["role"] == "spare" for tm in status["task_managers"]):
+            return
+        if status["status"] in ("FAILED", "FINISHED"):
+            raise SystemExit(f"the job ended: {status['status']} {status['error']}")
+        time.sleep(0.05)
+
+
+def _kill_one(job: fr.JobHandle, log: str, number: int) -> float:
+    active = [tm for tm in job.status()["task_managers"] if tm["role"] == "active"]
+    victim = active[number % len(active)]
+    os.kill(victim["pid"], signal.SIGKILL)
+    killed_at = time.time()
+    while True:
+        lines = read_probe(log)
+        before = max(line["max"] for line in lines if line["at"] <= killed_at)
+        new = next((line["at"] for line in lines if line["at"] > killed_at and line["max"] > before), None)
+        if new is not None:
+            print(f"kill {number + 1}: {victim['id']} (pid {victim['pid']}): {new - killed_at:.3f} s", flush=True)
+            return new - killed_at
+        time.sleep(0.02)
+
+
+def _wait_for_the_end(job: fr.JobHandle) -> None:
+    try:
+        job.wait(timeout=30)
+    except fr.JobCancelledError:
+        return
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--rate", type=float, default=100_000)
+    parser.add_argument("--json", metavar="FILE")
+    options = parser.parse_args()
+    taken = measure(options.kills, options.rate)
+    print(f"median of {len(taken)}: {statistics.median(taken):.3f} s (from {min(taken):.3f} to {max(taken):.3f})")
+    if options.json:
+        Path(options.json).write_text(json.dumps({"seconds": taken, "median": statistics.median(taken)}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
