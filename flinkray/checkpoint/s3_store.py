@@ -33,8 +33,8 @@ T = TypeVar("T")
 TRIES = 3
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 10.0
-PATIENCE_S = 8.0
-"""No further try of a call that has taken longer."""
+PATIENCE_S = 12.0
+"""No further try of a call that has taken longer: one answer that never came is asked for again, two are not."""
 
 MIN_BYTES_PER_S = 1 << 20
 """A transfer gets a second more per MiB."""
@@ -55,6 +55,7 @@ class S3Store(ObjectStore):
         self._options = _with_bounds(dict(storage_options or {}))
         self._lock = threading.Lock()
         self._client: tuple[int, Any] | None = None
+        self._probing = threading.Lock()
         self._conditional: bool | None = None
         self.page_names = 1000
         """Names per listing page and per deletion; S3 allows no more."""
@@ -69,14 +70,10 @@ class S3Store(ObjectStore):
 
     @property
     def conditional_create(self) -> bool:
-        if self._conditional is None:
-            self._conditional = True  # so that the probe may ask
-            try:
-                self._conditional = creates_if_absent(self)
-            except StorageError:
-                self._conditional = None
-                raise
-        return self._conditional
+        with self._probing:
+            if self._conditional is None:
+                self._conditional = creates_if_absent(self, self._create)
+            return self._conditional
 
     def put(self, name: str, data: bytes | memoryview) -> None:
         key, body = self._key(name), bytes(data)
@@ -106,6 +103,9 @@ class S3Store(ObjectStore):
     def create(self, name: str, data: bytes) -> CreateOutcome:
         if not self.conditional_create:
             raise StorageError(f"{self.uri} cannot create {name} if absent: it ignores If-None-Match")
+        return self._create(name, data)
+
+    def _create(self, name: str, data: bytes) -> CreateOutcome:
         key, seconds = self._key(name), READ_TIMEOUT_S + len(data) / MIN_BYTES_PER_S
         started = time.monotonic()
         for attempt in range(TRIES):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flinkray.checkpoint.base import CreateOutcome, ObjectStore
@@ -74,11 +74,11 @@ def check_probe(store: ObjectStore, token: str) -> None:
         )
 
 
-def creates_if_absent(store: ObjectStore) -> bool:
-    """Write one object twice: True when the second is refused and the first still stands. What `conditional_create` asks."""
+def creates_if_absent(store: ObjectStore, create: Callable[[str, bytes], CreateOutcome]) -> bool:
+    """Create one object twice: True when the second is refused and the first still stands. What `conditional_create` asks."""
     store.list(PROBE_FOLDER)  # before any PUT, as above
     name = f"{PROBE_FOLDER}create-{os.urandom(8).hex()}"
-    outcomes = store.create(name, b"first"), store.create(name, b"second")
+    outcomes = create(name, b"first"), create(name, b"second")
     standing = _get_or_nothing(store, name)
     store.delete([name])
     return outcomes == (CreateOutcome.CREATED, CreateOutcome.TAKEN) and standing == b"first"
