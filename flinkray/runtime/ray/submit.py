@@ -24,7 +24,7 @@ from flinkray.runtime.ray.names import NAMESPACE, job_manager_name
 from flinkray.runtime.ray.presence import Presence
 from flinkray.runtime.ray.reservation import release, reserve
 from flinkray.runtime.ray.status_copy import answers
-from flinkray.runtime.record import ENDED, JobRecord
+from flinkray.runtime.record import ENDED, JobRecord, new_record
 from flinkray.runtime.task_manager import JobBundle
 
 CALL_TIMEOUT_S = 30.0
@@ -57,6 +57,7 @@ class RayJob(JobHandle):
             if self._ask("wait", left, group="wait"):
                 break
         status, error = self._ask("outcome")
+        JobRecord(self._name).write_newer(new_record(status, ray.get_runtime_context().gcs_address))
         return result_or_raise(self._name, status, pickle.loads(error) if error else None)
 
     def metrics(self) -> dict[str, Any]:
@@ -161,7 +162,7 @@ def connect() -> None:
             raise UsageError(f"RAY_ADDRESS={address}: a Ray client is no part of the cluster; use: ray job submit -- python JOB.py")
         _join(address, "WARNING")
         return
-    ray.init(address="local", namespace=NAMESPACE, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+    ray.init(address="local", namespace=NAMESPACE, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     _own_address = ray.get_runtime_context().gcs_address
 
 
