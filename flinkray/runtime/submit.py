@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 from flinkray.api.job_handle import JobHandle
 from flinkray.config import JobConfig
 from flinkray.graph.job_graph import JobGraph
@@ -11,6 +14,7 @@ from flinkray.runtime.task_manager import JobBundle
 def submit(graph: JobGraph, config: JobConfig) -> JobHandle:
     """Start the job on the runtime that the configuration names. UsageError and ResourceError before anything is written."""
     bundle = JobBundle(graph, config, config.name)
+    _compile_kernels()
     if config.runtime == "local":
         from flinkray.runtime import local
 
@@ -18,3 +22,15 @@ def submit(graph: JobGraph, config: JobConfig) -> JobHandle:
     from flinkray.runtime.ray.submit import submit as submit_to_ray
 
     return submit_to_ray(bundle)
+
+
+def _compile_kernels() -> None:
+    """On a fresh machine, begin to compile beside the start of the runtime; whoever needs the kernels waits for the lock."""
+    from flinkray.state.warm import kernels_compiled, warm_kernels
+
+    if not kernels_compiled():
+        threading.Thread(target=warm_kernels, args=(_say,), name="flinkray-kernels", daemon=True).start()
+
+
+def _say(text: str) -> None:
+    print(f"flinkray: {text}", file=sys.stderr, flush=True)

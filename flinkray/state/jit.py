@@ -1,28 +1,13 @@
-"""numba, with its compiled code kept where it can be written and found again.
-
-Kernels import `njit` from here. The cache folder is set before numba is first imported: site-packages may be read-only, and all
-processes of a machine share what one of them compiled. numba checks only a kernel's own file for changes, not the files of
-functions that it calls, so the folder's name carries a digest of the one file whose functions are inlined everywhere (`bits.py`).
-"""
+"""numba, with its compiled code kept where it can be written and found again (`cache.py`). Kernels import `njit` from here."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from flinkray.config import flinkray_home
+from flinkray.state.cache import use_cache_folder
 
-
-def _cache_folder() -> str:
-    inlined = Path(__file__).with_name("bits.py").read_bytes()
-    return os.path.join(flinkray_home(), "kernels", hashlib.sha256(inlined).hexdigest()[:12])
-
-
-os.environ.setdefault("NUMBA_CACHE_DIR", _cache_folder())
-os.makedirs(os.environ["NUMBA_CACHE_DIR"], exist_ok=True)
+use_cache_folder()  # before numba is first imported
 
 import numba  # noqa: E402
 import numba.extending  # noqa: E402

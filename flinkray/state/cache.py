@@ -1,0 +1,28 @@
+"""Where compiled kernels are kept. Imports no numba, so that it can be asked cheaply whether anything is to be compiled."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from flinkray.config import flinkray_home
+
+_HERE = Path(__file__).parent
+
+
+def use_cache_folder() -> Path:
+    """The folder, made if need be, and told to numba: site-packages may be read-only, and all processes of a machine share what one of
+    them compiled. numba checks only a kernel's own file for changes, not the files of functions that it calls, so the folder's name
+    carries a digest of the one file whose functions are inlined everywhere (`bits.py`)."""
+    inlined = (_HERE / "bits.py").read_bytes()
+    default = os.path.join(flinkray_home(), "kernels", hashlib.sha256(inlined).hexdigest()[:12])
+    folder = Path(os.environ.setdefault("NUMBA_CACHE_DIR", default))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def complete_marker() -> Path:
+    """A file that is there once every kernel of these very sources has been compiled."""
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_HERE.glob("*.py")))).hexdigest()[:12]
+    return use_cache_folder() / f"complete-{digest}"
