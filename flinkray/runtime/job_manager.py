@@ -66,7 +66,9 @@ class JobManager:
         self._token = secrets.token_hex(16)
         self._exchange_secret = secrets.token_bytes(32)
         self._journal = Journal(slots, self._token)
-        self._storage: StorageOfJob = JobStorage(bundle, self._token) if bundle.config.checkpointing else NoStorage(bundle)
+        self._storage: StorageOfJob = (
+            JobStorage(bundle, self._token, announce=self._say) if bundle.config.checkpointing else NoStorage(bundle)
+        )
         self.core = JobCore(bundle.graph, job_settings(bundle.config), self._token, transactional_uids(bundle.graph))
         self._events: queue.SimpleQueue[JobEvent] = queue.SimpleQueue()
         self._io = ThreadPoolExecutor(1, "flinkray-storage")

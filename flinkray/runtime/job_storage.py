@@ -82,13 +82,21 @@ class NoStorage(StorageOfJob):
 
 
 class JobStorage(StorageOfJob):
-    def __init__(self, bundle: JobBundle, token: str, new_hash_seed: Callable[[], int] = lambda: secrets.randbits(62)) -> None:
-        """`new_hash_seed`: for a fresh start; random, so that nobody can craft keys that collide. Kept in every manifest."""
+    def __init__(
+        self,
+        bundle: JobBundle,
+        token: str,
+        new_hash_seed: Callable[[], int] = lambda: secrets.randbits(62),
+        announce: Callable[[str], None] | None = None,
+    ) -> None:
+        """`new_hash_seed`: for a fresh start; random, so that nobody can craft keys that collide; kept in every manifest. `announce` is
+        told of a key that had to be made."""
         assert bundle.config.checkpointing is not None
         self._bundle = bundle
         self._config = bundle.config.checkpointing
         self._token = token
         self._new_hash_seed = new_hash_seed
+        self._announce = announce
         self._store = open_store(self._config.storage, bundle.application, self._config.storage_options)
         self._log: CheckpointLog | None = None
         self._facts: RunFacts | None = None
@@ -98,7 +106,7 @@ class JobStorage(StorageOfJob):
         self._listed: list[dict[str, Any]] = []
 
     def open(self) -> tuple[Opened, str]:
-        provider = resolve_provider(self._config.key, self._config.storage)
+        provider = resolve_provider(self._config.key, self._config.storage, self._announce)
         check_reachable(self._store)
         log = self._log = open_log(self._store, self._bundle.application, provider)
         afresh = self._bundle.config.restore == "none"
