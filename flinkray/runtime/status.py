@@ -33,7 +33,7 @@ def status_document(
         "late_rows": counters.late_rows,
         "skipped_rows": counters.skipped_rows,
         "dead_letter_rows": counters.dead_letter_rows,
-        "watermark": _watermark([stats.watermark_us for stats in core.stats.values()]),
+        "watermark": _watermark([stats.watermark_us for stats in core.stats.values()]) if _tells_time(core.graph) else None,
         "state": {
             "rows": sum(stats.state_rows for stats in core.stats.values()),
             "bytes": sum(stats.state_bytes for stats in core.stats.values()),
@@ -56,8 +56,14 @@ def _task_manager(worker: Worker, graph: JobGraph) -> dict[str, Any]:
     }
 
 
+def _tells_time(graph: JobGraph) -> bool:
+    """Some source keeps event time; the planner leaves that out where nothing needs it."""
+    heads = [vertex.operators[0] for vertex in graph.vertices]
+    return any(head.kind == "source" and head.params["watermark"] is not None for head in heads)
+
+
 def _watermark(all_us: list[int]) -> str | None:
-    """The slowest slot's; "end" when all readers of all slots have ended, or none has a watermark; None before the first."""
+    """The slowest slot's; "end" when all readers of all slots have ended; None before the first."""
     us = min(all_us, default=MIN_WATERMARK)
     if us <= MIN_WATERMARK + 1:
         return None
