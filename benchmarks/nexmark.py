@@ -42,7 +42,7 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Engine:
-    """How an engine is run. `emission` is what it emits, `sums` what for the running sum."""
+    """How an engine is run. `emission` is when it answers windows, `sums` when the running sum."""
 
     name: str
     script: str
@@ -101,6 +101,15 @@ def interpreter(engine: Engine) -> str | None:
     return sys.executable if engine.module is None or importlib.util.find_spec(engine.module) else None
 
 
+def emission(engine: Engine, query: str) -> str:
+    """When the engine gives the query's answers."""
+    if query in ("q0", "q1", "q2"):
+        return "as rows come"
+    if query == "sum":
+        return engine.sums
+    return BATCH if query == "sum-final" else engine.emission
+
+
 def measure(engine: Engine, python: str, queries: list[str], files: list[str], rows: int, options: argparse.Namespace) -> list[Measured]:
     """One process that runs all queries of one engine."""
     request = {"queries": queries, "files": files, "folder": os.path.dirname(files[0])}
@@ -115,9 +124,9 @@ def measure(engine: Engine, python: str, queries: list[str], files: list[str], r
         if not line.startswith('{"query"'):
             continue
         answer = json.loads(line)
-        emission = engine.sums if answer["query"] == "sum" else BATCH if answer["query"] == "sum-final" else engine.emission
-        rate = rows / statistics.median(answer["seconds"])
-        results.append(Measured(answer["query"], engine.name, engine.input, engine.sink, emission, rows, answer["seconds"], rate))
+        query, seconds = answer["query"], answer["seconds"]
+        rate = rows / statistics.median(seconds)
+        results.append(Measured(query, engine.name, engine.input, engine.sink, emission(engine, query), rows, seconds, rate))
     if process.returncode != 0:
         print(f"{engine.name} failed with exit code {process.returncode}:\n{errors[-2000:]}", file=sys.stderr)
     return results
