@@ -61,6 +61,8 @@ class CheckpointCoordinator:
     """Newest complete checkpoint of which the running tasks know the chunks: what deltas may refer to."""
     completed: int = 0
     failed: int = 0
+    trouble: str = ""
+    """Why the last checkpoint could not be stored; empty once one could."""
     history: list[CompletedCheckpoint] = field(default_factory=list)
     _last_end: float | None = None
     _last_start: float | None = None
@@ -132,6 +134,7 @@ class CheckpointCoordinator:
             pending.final,
         )
         self.latest = self.base = checkpoint
+        self.trouble = ""
         self.history = [*self.history[-HISTORY_LIMIT + 1 :], done]
         self._end(now, ok=True)
         return done

@@ -82,6 +82,10 @@ WORKER_TIMEOUT_S = 180.0
 """A TaskManager that is not up and warm by then is given up (a first start compiles kernels)."""
 
 
+CANCEL_TIMEOUT_S = 10.0
+"""A cancelled job does not wait longer than this for storage to take the record of its end."""
+
+
 @dataclass(frozen=True)
 class JobSettings:
     """What the core needs of the configuration; seconds throughout."""
@@ -142,6 +146,7 @@ class JobCore:
         self._final: int | None = None
         self._writing: CheckpointContent | None = None
         self._recording = False
+        self._cancelled_at = 0.0
         self._outstanding: dict[tuple[str, type, int], _Outstanding] = {}
         self._created = 0
 
@@ -191,13 +196,18 @@ class JobCore:
         elif isinstance(event, ManifestFate):
             self._on_manifest(event, now, out)
         elif isinstance(event, CancelRequested):
-            self._on_cancel(event, out)
+            self._on_cancel(event, now, out)
         elif isinstance(event, EndRecorded):
             self._on_end_recorded(event, out)
 
     def _advance(self, now: float, out: list[JobCommand]) -> None:
         """Whatever is due at this time in this state."""
-        if self.status in (JobStatus.CANCELLING,) or self._recording:
+        if self.status is JobStatus.CANCELLING:
+            if now - self._cancelled_at > CANCEL_TIMEOUT_S:
+                out.append(Say(f"storage did not take the record of the end in {CANCEL_TIMEOUT_S:.0f} s: leaving without it"))
+                self._on_end_recorded(EndRecorded(), out)
+            return
+        if self._recording:
             return
         self._keep_workers(now, out)
         if self.status in (JobStatus.CREATED, JobStatus.RESTARTING):
@@ -435,6 +445,7 @@ class JobCore:
     def _on_declined(self, body: CheckpointDeclined, now: float, out: list[JobCommand]) -> None:
         pending = self.checkpoints.pending
         if pending is not None and pending.checkpoint == body.checkpoint and not pending.writing:
+            self.checkpoints.trouble = body.reason
             self._give_up_checkpoint(body.reason, now, out)
 
     def _give_up_checkpoint(self, reason: str, now: float, out: list[JobCommand]) -> None:
@@ -460,6 +471,7 @@ class JobCore:
         done = self.checkpoints.written(event.checkpoint, event.fate == "complete", now)
         live = self.status is JobStatus.RUNNING and content.attempt == self.attempt
         if done is None:
+            self.checkpoints.trouble = event.reason
             if live:
                 self._abort(event.checkpoint, event.reason, now, out)
             return
@@ -492,10 +504,11 @@ class JobCore:
 
     # -- the end --------------------------------------------------------------------------------------------------
 
-    def _on_cancel(self, event: CancelRequested, out: list[JobCommand]) -> None:
+    def _on_cancel(self, event: CancelRequested, now: float, out: list[JobCommand]) -> None:
         if self._recording or self.status is JobStatus.CANCELLING:
             return
         self.status = JobStatus.CANCELLING
+        self._cancelled_at = now
         self._recording = True
         out.append(Say(f"cancelling{': ' + event.reason if event.reason else ''}"))
         self._dismiss(out)

@@ -22,7 +22,7 @@ class JournalRecord:
     number: int = 0
     """Election number, attempt or checkpoint id."""
     names: tuple[str, ...] = ()
-    """Instances of an attempt, or name and instance of a worker."""
+    """Instances of an attempt, name and instance of a worker, or the object that is a checkpoint's manifest."""
 
 
 @dataclass(frozen=True)

@@ -181,6 +181,8 @@ class JobManager:
         elif isinstance(command, Sweep):
             self._sweeper.submit(self._sweep, command)
         elif isinstance(command, RecordEnd):
+            if command.status is not JobStatus.FINISHED:
+                self._storage.stop_waiting()
             self._io.submit(self._record_end, command)
         elif isinstance(command, Deliver):
             self._results.setdefault(command.uid, []).append(command.data)
@@ -194,6 +196,7 @@ class JobManager:
             self._say(f"FAILED: {command.error}")
         else:
             self._say(command.status.value)
+        self._storage.stop_waiting()
         self._effects.submit(lambda: None).result(timeout=10)  # the kills before it have been carried out
         self._ended.set()
 
@@ -205,11 +208,14 @@ class JobManager:
         """Append in the effects thread: commands that follow wait for it, events do not."""
         self._effects.submit(self._append, record)
 
-    def _append(self, record: JournalRecord) -> None:
+    def _append(self, record: JournalRecord) -> bool:
+        """False when the record does not stand; the job then ends."""
         try:
             self._journal.append(record)
         except FlinkrayError as error:
             self._events.put(OpenFailed(str(error), error))
+            return False
+        return True
 
     # -- storage, on its own threads ------------------------------------------------------------------------------
 
@@ -225,16 +231,17 @@ class JobManager:
             self._events.put(opened)
 
     def _write_manifest(self, command: WriteManifest) -> None:
+        """Complete once storage and the journal have it: where storage cannot order manifests, the journal's slot does (rule 6)."""
         checkpoint = command.content.checkpoint
         try:
-            self._storage.write_manifest(command, self._say)
+            name = self._storage.write_manifest(command, self._say)
+            if not self._effects.submit(self._append, JournalRecord("checkpoint", self._token, checkpoint, (name,))).result():
+                return
             fate = ManifestFate(checkpoint, "complete")
         except DeposedError as error:
             fate = ManifestFate(checkpoint, "deposed", str(error))
         except Exception as error:  # noqa: BLE001 - the checkpoint fails, the job goes on
             fate = ManifestFate(checkpoint, "failed", str(error))
-        if fate.fate == "complete":
-            self._journaled(JournalRecord("checkpoint", self._token, checkpoint))
         self._events.put(fate)
 
     def _sweep(self, command: Sweep) -> None:

@@ -3,43 +3,59 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+from flinkray.checkpoint.base import ObjectStore
 from flinkray.checkpoint.key_providers import resolve_provider
-from flinkray.checkpoint.keys import DataKey
+from flinkray.checkpoint.keys import DataKey, KeyProvider
 from flinkray.checkpoint.log_base import CheckpointLog
 from flinkray.checkpoint.log_store import open_log
 from flinkray.checkpoint.manifest import CheckpointStats, Manifest, RunFacts
 from flinkray.checkpoint.store import check_reachable, open_store, write_probe
 from flinkray.checkpoint.sweep import sweep
+from flinkray.checkpoint.unfenced_log import UnfencedLog
 from flinkray.core.job_events import CheckpointContent, JobStatus, Opened, Sweep, WriteManifest
 from flinkray.core.log_records import RecordKind
 from flinkray.core.state_plan import check_fit
 from flinkray.core.storage_log import LogEntry, LogView
 from flinkray.errors import DamagedObjectError, RestoreError, StorageError
+from flinkray.graph.key_groups import HASH_VERSION
 from flinkray.runtime.sinks import check_fresh_start, transactional_uids
 from flinkray.runtime.task_manager import JobBundle
 
+END_TIMEOUT_S = 30.0
+"""How long the record of the end is tried, while storage is away."""
+
+UNFENCED = (
+    "cannot create if absent (it ignores If-None-Match), so another cluster that runs this application cannot be kept out: never run it twice; "
+    "checkpoints are ordered by this run's journal alone, and a later run must be told which to restore"
+)
+
 
 class StorageOfJob(ABC):
-    """Blocking; called on the storage thread, except `about`, `checkpoints` and `data_keys`."""
+    """Blocking; called on the storage thread, except `about`, `checkpoints`, `data_keys` and `stop_waiting`."""
 
     @abstractmethod
     def open(self) -> tuple[Opened, str]:
         """Check everything, then claim. Returns what the core must know, and a line that says what was chosen."""
 
     @abstractmethod
-    def write_manifest(self, command: WriteManifest, say: Callable[[str], None]) -> None:
-        """Returns when the checkpoint is complete. DeposedError, or any other error when it never will be."""
+    def write_manifest(self, command: WriteManifest, say: Callable[[str], None]) -> str:
+        """Returns the manifest's name, for the journal, when it stands. DeposedError, or any other error when it never will count."""
 
     @abstractmethod
     def sweep(self, command: Sweep) -> None: ...
 
     @abstractmethod
     def record_end(self, status: JobStatus) -> None: ...
+
+    @abstractmethod
+    def stop_waiting(self) -> None:
+        """The job ends: a manifest whose fate is open is waited for no more. From any thread; returns at once."""
 
     @abstractmethod
     def data_keys(self) -> tuple[DataKey | None, dict[str, DataKey]]:
@@ -64,12 +80,14 @@ class NoStorage(StorageOfJob):
         check_fresh_start(self._bundle.graph)
         return Opened(0, None, (), 1, 1, secrets.randbits(62)), "no checkpoint storage: a failure starts the job from the beginning"
 
-    def write_manifest(self, command: WriteManifest, say: Callable[[str], None]) -> None:
+    def write_manifest(self, command: WriteManifest, say: Callable[[str], None]) -> str:
         raise StorageError("this job has no checkpoint storage")
 
     def sweep(self, command: Sweep) -> None: ...
 
     def record_end(self, status: JobStatus) -> None: ...
+
+    def stop_waiting(self) -> None: ...
 
     def data_keys(self) -> tuple[DataKey | None, dict[str, DataKey]]:
         return None, {}
@@ -97,7 +115,8 @@ class JobStorage(StorageOfJob):
         self._token = token
         self._new_hash_seed = new_hash_seed
         self._announce = announce
-        self._store = open_store(self._config.storage, bundle.application, self._config.storage_options)
+        self._opened_store: ObjectStore | None = None
+        self._stop = threading.Event()
         self._log: CheckpointLog | None = None
         self._facts: RunFacts | None = None
         self._data_key: DataKey | None = None
@@ -107,8 +126,9 @@ class JobStorage(StorageOfJob):
 
     def open(self) -> tuple[Opened, str]:
         provider = resolve_provider(self._config.key, self._config.storage, self._announce)
+        self._opened_store = open_store(self._config.storage, self._bundle.application, self._config.storage_options)
         check_reachable(self._store)
-        log = self._log = open_log(self._store, self._bundle.application, provider)
+        log = self._log = self._open_log(provider)
         afresh = self._bundle.config.restore == "none"
         view = log.read(authenticate=not afresh)
         manifests, chosen = self._choose(log, view)
@@ -119,19 +139,34 @@ class JobStorage(StorageOfJob):
         if not manifests:
             check_fresh_start(graph)
         claimed = log.claim(self._token, fresh=afresh)
+        if not log.fenced:
+            log.forget(log.numbers())  # they were for the choice: what other claims wrote is never swept here
+            chosen += f"; {self._store.uri} {UNFENCED}"
         self._data_key = claimed.data_key
         for manifest in manifests:
             self._known.update(log.ring.get_all(manifest.data_keys))
         self._known[claimed.data_key.key_id] = claimed.data_key
         write_probe(self._store, _probe_token(claimed.claim))
         hash_seed = manifests[0].hash_seed if manifests else self._new_hash_seed()
-        self._facts = RunFacts(self._bundle.application, claimed.claim, graph, hash_seed, _hash_version())
+        self._facts = RunFacts(self._bundle.application, claimed.claim, graph, hash_seed, HASH_VERSION)
         self._listed = [_listed(manifest) for manifest in reversed(manifests)]
         contents = [manifest.content() for manifest in manifests]
         opened = Opened(
             claimed.claim, contents[0] if contents else None, tuple(contents[1:]), claimed.next_checkpoint, claimed.next_attempt, hash_seed
         )
         return opened, chosen
+
+    def _open_log(self, provider: KeyProvider) -> CheckpointLog:
+        """Where only the journal orders manifests, an earlier run's is not at hand: one that is asked for is looked up among all there are."""
+        log = open_log(self._store, self._bundle.application, provider)
+        if isinstance(log, UnfencedLog) and self._bundle.config.restore.startswith("checkpoint:"):
+            return open_log(self._store, self._bundle.application, provider, log.candidates())
+        return log
+
+    @property
+    def _store(self) -> ObjectStore:
+        assert self._opened_store is not None, "open() comes first"
+        return self._opened_store
 
     def _choose(self, log: CheckpointLog, view: LogView) -> tuple[list[Manifest], str]:
         """Manifests newest first, beginning with the one to restore, and a line about the choice."""
@@ -150,14 +185,19 @@ class JobStorage(StorageOfJob):
         return manifests, f"restoring checkpoint {manifests[0].checkpoint} of {self._store.uri}"
 
     def _choose_id(self, log: CheckpointLog, view: LogView, text: str) -> tuple[list[Manifest], str]:
-        known = {_checkpoint(entry): entry for entry in view.manifests}
-        if not text.isdigit() or int(text) not in known:
-            raise RestoreError(
-                f"there is no checkpoint {text} of {self._bundle.application} in {self._store.uri}; there are: {sorted(known) or 'none'}"
-            )
-        newer = [log.manifest(entry) for checkpoint, entry in known.items() if checkpoint > int(text)]
-        self._refuse_repeated_output(newer, int(text))
-        manifests = self._read(log, [entry for checkpoint, entry in known.items() if checkpoint <= int(text)])
+        names = {entry.number: log.name_of(entry.number) for entry in view.manifests}
+        found = [entry for entry in view.manifests if text in (str(_checkpoint(entry)), names[entry.number])]
+        if not found:
+            known = sorted(_checkpoint(entry) for entry in view.manifests)
+            raise RestoreError(f"there is no checkpoint {text} of {self._bundle.application} in {self._store.uri}; there are: {known or 'none'}")
+        if len(found) > 1:
+            several = ", ".join(names[entry.number] for entry in found)
+            raise RestoreError(f"checkpoint {text} of {self._bundle.application} was written {len(found)} times; give one as checkpoint:NAME: {several}")
+        chosen = found[0]
+        at = _checkpoint(chosen)
+        others = [entry for entry in view.manifests if entry is not chosen]
+        self._refuse_repeated_output([log.manifest(entry) for entry in others if _checkpoint(entry) >= at], at)
+        manifests = self._read(log, [chosen, *(entry for entry in others if _checkpoint(entry) < at)])
         return manifests, f"restoring checkpoint {manifests[0].checkpoint} (asked for) of {self._store.uri}"
 
     def _refuse_repeated_output(self, newer: list[Manifest], chosen: int) -> None:
@@ -203,7 +243,7 @@ class JobStorage(StorageOfJob):
                 "or --allow-non-restored-state to restore what still fits"
             )
 
-    def write_manifest(self, command: WriteManifest, say: Callable[[str], None]) -> None:
+    def write_manifest(self, command: WriteManifest, say: Callable[[str], None]) -> str:
         assert self._log is not None
         assert self._facts is not None
         content: CheckpointContent = command.content
@@ -216,11 +256,12 @@ class JobStorage(StorageOfJob):
                 say(text)
             self._trouble = text
 
-        appended = self._log.append_manifest(manifest, on_trouble=trouble)
+        appended = self._log.append_manifest(manifest, self._stop, trouble)
         self._trouble = ""
         if not appended.complete:
             raise StorageError(appended.reason or "the manifest could not be written")
         self._listed = [*self._listed, _listed(manifest)][-self._config.retained :]
+        return appended.name
 
     def sweep(self, command: Sweep) -> None:
         if self._log is not None:
@@ -228,8 +269,20 @@ class JobStorage(StorageOfJob):
             sweep(self._log, self._config.retained, command.complete, in_flight)
 
     def record_end(self, status: JobStatus) -> None:
-        if self._log is not None:
-            self._log.append_ended(status.value)
+        if self._log is None or self._facts is None:
+            return  # nothing was claimed
+        try:
+            self._log.append_ended(status.value, END_TIMEOUT_S)
+        except StorageError as error:
+            if status is not JobStatus.FINISHED:
+                raise
+            raise StorageError(
+                f"every row is committed, but that could not be recorded ({error}); start the job again: it goes on from its last checkpoint, "
+                "repeats nothing, and ends"
+            ) from error
+
+    def stop_waiting(self) -> None:
+        self._stop.set()
 
     def data_keys(self) -> tuple[DataKey | None, dict[str, DataKey]]:
         return self._data_key, dict(self._known)
@@ -238,7 +291,9 @@ class JobStorage(StorageOfJob):
         return list(self._listed)
 
     def about(self) -> dict[str, Any]:
-        about: dict[str, Any] = {"uri": self._store.uri}
+        about: dict[str, Any] = {"uri": self._opened_store.uri if self._opened_store else self._config.storage}
+        if self._log is not None:
+            about["fenced"] = self._log.fenced
         if self._trouble:
             about["trouble"] = self._trouble
         return about
@@ -275,9 +330,3 @@ def _listed(manifest: Manifest) -> dict[str, Any]:
 
 def _probe_token(claim: int) -> str:
     return f"claim-{claim}"
-
-
-def _hash_version() -> int:
-    from flinkray.state.key_hash import HASH_VERSION
-
-    return HASH_VERSION

@@ -27,7 +27,7 @@ def status_document(
         "standbys": [],
         "task_managers": [_task_manager(worker, core.graph) for worker in core.workers],
         "checkpoints": core.checkpoints.latest_status(now),
-        "storage": storage,
+        "storage": storage if "trouble" in storage or not core.checkpoints.trouble else {**storage, "trouble": core.checkpoints.trouble},
         "records_in": counters.records_in,
         "records_out": counters.records_out,
         "late_rows": counters.late_rows,
