@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from flinkray.ids import KeyGroupRange
 
+HASH_VERSION = 1
+"""Of the hash from keys to key groups (`state/key_hash.py`), which is part of the state format. Here, where no kernel has to be loaded to
+know it."""
+
 
 def key_group_range(max_parallelism: int, parallelism: int, subtask: int) -> KeyGroupRange:
     """Key groups of one subtask: contiguous ranges whose sizes differ by one at most (as in Apache Flink)."""

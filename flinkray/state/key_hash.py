@@ -17,8 +17,6 @@ from flinkray.state.arrow_buffers import bitmap_of, bytes_of, contiguous, is_byt
 from flinkray.state.bits import bit_at, load_i64, load_u8, load_u32, mix64, mum
 from flinkray.state.jit import I8, RO_I8, RO_U1, RO_U2, RO_U8, U2, U8, inlined, njit, types
 
-HASH_VERSION = 1
-
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 _ODD = np.uint64(0x9FB21C651E98DF25)

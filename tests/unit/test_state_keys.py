@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 
 from flinkray.errors import PlanError
-from flinkray.graph.key_groups import key_group_range
+from flinkray.graph.key_groups import HASH_VERSION, key_group_range
 from flinkray.state.grouping import BatchGrouper, pane_starts, sort_by_pane
 from flinkray.state.growth import CopyBuffers, grown
 from flinkray.state.key_encoding import KeyCodec
-from flinkray.state.key_hash import HASH_VERSION, hash_arrays, hash_keys, key_groups, partition
+from flinkray.state.key_hash import hash_arrays, hash_keys, key_groups, partition
 from flinkray.state.key_index import KeyIndex
 
 LONG = "a text of more than sixteen bytes, so that it takes several steps"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import ray
-from ray._raylet import GcsClient
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from flinkray.runtime.journal import Slots
 from flinkray.runtime.ray.names import KV_NAMESPACE, journal_key
