@@ -44,7 +44,12 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="flinkray", description="Stateful, exactly-once stream processing for Python on Ray.")
+    parser = argparse.ArgumentParser(
+        prog="flinkray",
+        description="Stateful, exactly-once stream processing for Python on Ray.",
+        epilog="Exit code: 0 success, 1 the job failed or storage could not be read, 2 wrong usage or input, 130 or 143 cancelled by an "
+        "interrupt or SIGTERM.",
+    )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     job = subparsers.add_parser("run", help="run a job script; its own arguments come after --")
     job.add_argument("script", metavar="JOB.py")

@@ -193,7 +193,7 @@ class JobManager:
 
     def _finish(self, command: End) -> None:
         if command.status is JobStatus.FAILED:
-            self._say(f"FAILED: {command.error}")
+            self._say(f"FAILED: {str(command.error).splitlines()[0]}")
         else:
             self._say(command.status.value)
         self._storage.stop_waiting()
