@@ -44,9 +44,12 @@ def duration_s(value: Duration, what: str = "duration") -> float:
 
 @dataclass(frozen=True)
 class KeyFile:
-    """A key kept in a file (made by `flinkray keys generate`)."""
+    """A key kept in a file (made by `flinkray keys generate`); made absolute, since the JobManager may run in another folder."""
 
     path: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", os.path.abspath(os.path.expanduser(self.path)))
 
 
 @dataclass(frozen=True)
