@@ -8,8 +8,10 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
-Action = Literal["pass", "drop request", "drop answer", "hold", "ignore condition"]
-"""hold: the client's connection is cut at once, the request goes on when `release` is called.
+Action = Literal["pass", "drop request", "drop answer", "hold", "hang", "cut", "ignore condition"]
+"""hang: no answer, and the connection stays open, until the proxy ends.
+cut: the server gets the head and half of the body; then `on_cut` is called and the connections end.
+hold: the client's connection is cut at once, the request goes on when `release` is called.
 ignore condition: what stands at the path is removed before the request goes on (the header itself is signed and must stay)."""
 
 Rule = Callable[[str, str], Action]
@@ -32,6 +34,9 @@ class S3Proxy:
         self.rule: Rule = lambda method, path: "pass"
         self.on_dropped: Callable[[], None] = lambda: None
         """Called when the server has answered and the answer was dropped."""
+        self.on_cut: Callable[[], None] = lambda: None
+        """Called when the server has half of a request."""
+        self._over = threading.Event()
         self.seen: list[tuple[str, str, Action]] = []
         self._held: list[tuple[str, str, dict[str, str], bytes]] = []
         self._lock = threading.Lock()
@@ -46,6 +51,7 @@ class S3Proxy:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._over.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -55,17 +61,29 @@ class S3Proxy:
             held, self._held = self._held, []
         return [self._forward(*request)[0] for request in held]
 
-    def _forward(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self._upstream_port, timeout=30)
+    def _cut(self, method: str, path: str, headers: dict[str, str], body: bytes) -> None:
+        connection = self._request(method, path, headers)
         try:
-            connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
-            for name, value in headers.items():
-                connection.putheader(name, value)
+            connection.endheaders(body[: len(body) // 2] or None)
+            self.on_cut()
+        finally:
+            connection.close()
+
+    def _forward(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        connection = self._request(method, path, headers)
+        try:
             connection.endheaders(body or None)
             answer = connection.getresponse()
             return answer.status, answer.getheaders(), answer.read()
         finally:
             connection.close()
+
+    def _request(self, method: str, path: str, headers: dict[str, str]) -> http.client.HTTPConnection:
+        connection = http.client.HTTPConnection("127.0.0.1", self._upstream_port, timeout=30)
+        connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        return connection
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         proxy = self
@@ -84,10 +102,16 @@ class S3Proxy:
                 if action == "hold":
                     with proxy._lock:
                         proxy._held.append((self.command, self.path, headers, body))
-                if action in ("hold", "drop request"):
+                if action == "hang":
+                    proxy._over.wait()
+                if action in ("hold", "hang", "drop request"):
                     self.close_connection = True
                     return
                 try:
+                    if action == "cut":
+                        proxy._cut(self.command, self.path, headers, body)
+                        self.close_connection = True
+                        return
                     status, answered, content = proxy._forward(self.command, self.path, headers, body)
                 except OSError:
                     self.close_connection = True

@@ -27,8 +27,9 @@ from flinkray.graph.key_groups import HASH_VERSION
 from flinkray.runtime.sinks import check_fresh_start, transactional_uids
 from flinkray.runtime.task_manager import JobBundle
 
-END_TIMEOUT_S = 30.0
-"""How long the record of the end is tried, while storage is away."""
+FINISHED_TIMEOUT_S = 30.0
+CANCELLED_TIMEOUT_S = 8.0
+"""How long the record of the end is tried while storage is away. Of a cancelled run it is a courtesy: the next one restores the same."""
 
 UNFENCED = (
     "cannot create if absent (it ignores If-None-Match), so another cluster that runs this application cannot be kept out: never run it twice; "
@@ -271,11 +272,12 @@ class JobStorage(StorageOfJob):
     def record_end(self, status: JobStatus) -> None:
         if self._log is None or self._facts is None:
             return  # nothing was claimed
+        if status is not JobStatus.FINISHED:
+            self._log.append_ended(status.value, CANCELLED_TIMEOUT_S)
+            return
         try:
-            self._log.append_ended(status.value, END_TIMEOUT_S)
+            self._log.append_ended(status.value, FINISHED_TIMEOUT_S)
         except StorageError as error:
-            if status is not JobStatus.FINISHED:
-                raise
             raise StorageError(
                 f"every row is committed, but that could not be recorded ({error}); start the job again: it goes on from its last checkpoint, "
                 "repeats nothing, and ends"
