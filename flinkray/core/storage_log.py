@@ -55,10 +55,9 @@ class LogView:
         return tuple(entry for entry in self.entries if entry.is_good(RecordKind.MANIFEST))
 
     @property
-    def restorable(self) -> tuple[LogEntry, ...]:
-        """The complete checkpoints of runs since the last that FINISHED, newest first: what is over is never gone on with."""
-        runs = takewhile(lambda entry: not (entry.is_good(RecordKind.ENDED) and entry.header and entry.header.ended == "FINISHED"), self.entries)
-        return tuple(entry for entry in runs if entry.is_good(RecordKind.MANIFEST))
+    def since_finished(self) -> tuple[LogEntry, ...]:
+        """Entries of the runs since the last that FINISHED, newest first: what is over is never gone on with."""
+        return tuple(takewhile(lambda entry: not _tells_finished(entry), self.entries))
 
     @property
     def damaged(self) -> tuple[LogEntry, ...]:
@@ -82,6 +81,10 @@ class LogView:
     @property
     def next_attempt(self) -> int:
         return 1 + max((entry.header.attempt for entry in self.entries if entry.header), default=0)
+
+
+def _tells_finished(entry: LogEntry) -> bool:
+    return entry.is_good(RecordKind.ENDED) and entry.header is not None and entry.header.ended == "FINISHED"
 
 
 def fold(records: Iterable[LogEntry]) -> LogView:

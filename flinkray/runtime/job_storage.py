@@ -180,7 +180,7 @@ class JobStorage(StorageOfJob):
             raise RestoreError(f"--restore {wanted!r}: use latest, none or checkpoint:ID (savepoints are not there yet)")
         if view.ended == JobStatus.FINISHED.value:
             return [], "the run before has FINISHED: starting afresh"
-        manifests = self._read(log, _since_finished(view))
+        manifests = self._read(log, list(view.since_finished))
         if not manifests:
             return [], "nothing to restore: starting afresh"
         return manifests, f"restoring checkpoint {manifests[0].checkpoint} of {self._store.uri}"
@@ -299,13 +299,6 @@ class JobStorage(StorageOfJob):
         if self._trouble:
             about["trouble"] = self._trouble
         return about
-
-
-def _since_finished(view: LogView) -> list[LogEntry]:
-    """Entries of the runs since the last that FINISHED, newest first: what is over is never gone on with."""
-    over = (e for e in view.entries if e.is_good(RecordKind.ENDED) and e.header and e.header.ended == JobStatus.FINISHED.value)
-    last = next(over, None)
-    return [entry for entry in view.entries if last is None or entry.number > last.number]
 
 
 def _may_have_been_a_manifest(entry: LogEntry) -> bool:

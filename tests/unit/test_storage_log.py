@@ -137,14 +137,15 @@ def test_a_run_that_ended_says_how_until_somebody_claims_again() -> None:
     assert fold(chain(claim(), manifest(1), ended, claim("again"))).ended is None
 
 
-def test_checkpoints_of_a_run_that_finished_are_not_gone_on_with_also_when_the_next_run_failed_at_once() -> None:
+def test_what_was_written_up_to_a_finished_end_is_not_gone_on_with_also_when_the_next_run_failed_at_once() -> None:
     ended = Draft(RecordKind.ENDED, "e", claim=1, ended="FINISHED")
-    view = fold(chain(claim(), manifest(1), ended, claim("d")))
-    assert (view.restorable, checkpoints(view)) == ((), [1])
-    later = fold(chain(claim(), manifest(1), ended, claim("d"), manifest(2, claim=4)))
-    assert [entry.header.checkpoint for entry in later.restorable if entry.header] == [2]
-    cancelled = fold(chain(claim(), manifest(1), replace(ended, ended="CANCELLED"), claim("d")))
-    assert [entry.header.checkpoint for entry in cancelled.restorable if entry.header] == [1]
+
+    def since_finished(*drafts: Draft) -> list[int]:
+        return checkpoints(LogView(fold(chain(*drafts)).since_finished))
+
+    assert since_finished(claim(), manifest(1), ended, claim("d")) == []
+    assert since_finished(claim(), manifest(1), ended, claim("d"), manifest(2, claim=4)) == [2]
+    assert since_finished(claim(), manifest(1), replace(ended, ended="CANCELLED"), claim("d")) == [1]
 
 
 def test_the_owner_is_known_where_retention_has_deleted_the_claim() -> None:
