@@ -55,6 +55,8 @@ class OperatorContext:
     clock: Callable[[], float]
     """Seconds of processing time (the simulator gives virtual time)."""
     metrics: OperatorMetrics = field(default_factory=OperatorMetrics)
+    buffer_timeout_s: float = 0.005
+    """How old a small batch of a source may become before it is sent."""
 
 
 class StateCapture(ABC):

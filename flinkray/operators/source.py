@@ -38,6 +38,8 @@ _NOTHING_YET_S = 0.005
 """How long a split that had nothing at present is left alone."""
 
 _NO_SPLIT_S = 0.02
+_FEW = 16
+"""A batch of less than a sixteenth of `batch_rows` is small."""
 """How long a reader without splits sleeps; a split that comes wakes it."""
 
 _ENUMERATOR_STATE = "enumerator"
@@ -130,6 +132,7 @@ class ReadOperator(SourceOperator):
         self._input_ended = False
         self._had_split = False
         self._limit: RateLimit | None = None
+        self._buffer_until_s = 0.0
 
     def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
         super().open(context, restored, restored_checkpoint)
@@ -165,6 +168,8 @@ class ReadOperator(SourceOperator):
         if not self._splits:
             idle = self._discovered and (not self._had_split or self._rowless_for(now_s - self._last_row_s))
             return SourceStatus(emitted=False, wait_s=_NO_SPLIT_S, ended=self._input_ended, idle=idle)
+        if now_s < self._buffer_until_s:
+            return SourceStatus(emitted=False, wait_s=self._buffer_until_s - now_s, idle=self._splits.all_idle)
         if not max_rows:
             assert self._limit is not None
             return SourceStatus(emitted=False, wait_s=self._limit.wait_s(), idle=self._splits.all_idle)
@@ -210,6 +215,8 @@ class ReadOperator(SourceOperator):
             if largest_us is None:
                 return False
             self._splits.read(work, largest_us)
+        if batch.num_rows < self.context.batch_rows // _FEW:
+            self._buffer_until_s = now_s + self.context.buffer_timeout_s  # let rows gather: each batch costs the same, however small
         out.emit(batch)
         return True
 

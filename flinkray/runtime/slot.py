@@ -50,6 +50,7 @@ class SlotPlace:
     instance: str
     hash_seed: int
     batch_rows: int
+    buffer_timeout_s: float
     clock: Callable[[], float]
 
 
@@ -144,6 +145,7 @@ class Slot:
             batch_rows=self._place.batch_rows,
             clock=self._place.clock,
             metrics=metrics,
+            buffer_timeout_s=self._place.buffer_timeout_s,
         )
 
     # -- running --------------------------------------------------------------------------------------------------

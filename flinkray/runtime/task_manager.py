@@ -18,7 +18,7 @@ from flinkray.checkpoint.base import ChunkRef, ObjectStore
 from flinkray.checkpoint.chunk_writer import read_chunk
 from flinkray.checkpoint.keys import DataKey
 from flinkray.checkpoint.store import check_probe
-from flinkray.config import JobConfig
+from flinkray.config import JobConfig, duration_s
 from flinkray.core.messages import (
     CheckpointDeclined,
     Command,
@@ -201,8 +201,16 @@ class TaskManager:
     def _build(self, effect: BuildTasks) -> None:
         deploy, attempt = effect.deploy, effect.attempt
         secrets = self._secrets.get(attempt, Secrets(b""))
+        config = self._bundle.config
         place = SlotPlace(
-            deploy.slot, attempt, deploy.claim, self.core.instance, deploy.hash_seed, self._bundle.config.batch_rows, self._clock
+            deploy.slot,
+            attempt,
+            deploy.claim,
+            self.core.instance,
+            deploy.hash_seed,
+            config.batch_rows,
+            duration_s(config.buffer_timeout),
+            self._clock,
         )
         try:
             self._check_probe(deploy.claim)
