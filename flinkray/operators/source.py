@@ -38,9 +38,10 @@ _NOTHING_YET_S = 0.005
 """How long a split that had nothing at present is left alone."""
 
 _NO_SPLIT_S = 0.02
+"""How long a reader without splits sleeps; a split that comes wakes it."""
+
 _FEW = 16
 """A batch of less than a sixteenth of `batch_rows` is small."""
-"""How long a reader without splits sleeps; a split that comes wakes it."""
 
 _ENUMERATOR_STATE = "enumerator"
 _SPLITS_STATE = "splits"
