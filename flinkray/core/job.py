@@ -375,6 +375,8 @@ class JobCore:
         self._running.add(slot)
         if self.status is JobStatus.DEPLOYING and len(self._running) == self.workers.slots:
             self.status = JobStatus.RUNNING
+            if self.restarts:
+                out.append(Say(f"attempt {self.attempt} runs, {now - self._deployed_at:.2f} s after its deployment"))
             self.running_at = self.running_at if self.running_at is not None else now
             self.checkpoints.run_started(now)
             if self.checkpoints.latest is not None:

@@ -10,12 +10,12 @@ _FLUSH_S = 0.005
 
 
 class RateLimit:
-    """At most `rate` rows/s since the start. Starts empty, also after a restore, so that a restart is never a burst."""
+    """At most `rate` rows/s since the start. A `stalled` reader (restored after a failure) begins with what any stall may make good."""
 
-    def __init__(self, rate: float, now_s: float) -> None:
+    def __init__(self, rate: float, now_s: float, stalled: bool = False) -> None:
         self._rate = rate
-        self._tokens = 0.0
         self._capacity = max(1.0, rate * _BURST_S)
+        self._tokens = self._capacity if stalled else 0.0
         self._portion = min(max(1.0, float(int(rate * _FLUSH_S))), self._capacity)
         self._filled_s = now_s
 

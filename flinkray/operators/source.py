@@ -140,7 +140,7 @@ class ReadOperator(SourceOperator):
         self._guard = user_errors(context)
         now_s = self._last_row_s = context.clock()
         if self._source.rate is not None:
-            self._limit = RateLimit(self._source.rate / context.parallelism, now_s)
+            self._limit = RateLimit(self._source.rate / context.parallelism, now_s, stalled=restored_checkpoint is not None)
         for work in share(restored_works(origin_tables(restored, _SPLITS_STATE)), context):
             self._splits.put_back(work)
         self._had_split = bool(self._splits)
