@@ -7,7 +7,7 @@ is in. A window's answer is merged from its panes when it fires.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +15,20 @@ import pyarrow as pa
 from flinkray.columns import MAX_WATERMARK
 from flinkray.graph.aggregates import PANE
 from flinkray.graph.windows import SlidingWindow, TumblingWindow
-from flinkray.state.key_encoding import Keys
+from flinkray.state.key_encoding import KeyCodec, Keys
 from flinkray.state.layout import AggregateLayout, Program
 from flinkray.state.table import KeyedTable, TableCopy
+from flinkray.state.windows import WindowMerger
 
 PANE_FIELD = pa.field(PANE, pa.int64(), False)
+
+
+class PaneRows:
+    """Rows of a batch as they are folded, pane by pane."""
+
+    def __init__(self, keys: Keys, program: Program) -> None:
+        self.keys, self.program = keys, program
+        self.slots, self.touched = np.empty(len(keys), np.int32), np.empty(len(keys), np.int32)
 
 
 class PaneTables:
@@ -30,13 +39,14 @@ class PaneTables:
         window: TumblingWindow | SlidingWindow,
         lateness_us: int,
         layout: AggregateLayout,
-        key_kinds: Sequence[pa.DataType],
+        codec: KeyCodec,
         seed: int,
         watermark_us: int,
     ) -> None:
         self._size_us, self._pane_us, self._offset_us = window.size_us, window.pane_us, window.offset_us
         self._slide_us = window.slide_us if isinstance(window, SlidingWindow) else window.size_us
-        self._lateness_us, self._layout, self._key_kinds, self._seed = lateness_us, layout, list(key_kinds), seed
+        self._lateness_us, self._layout, self._codec, self._seed = lateness_us, layout, codec, seed
+        self.merger = WindowMerger(layout, codec, seed)
         self.watermark_us = watermark_us
         self._tables: dict[int, KeyedTable] = {}
         self._due_windows: list[int] = []
@@ -65,7 +75,7 @@ class PaneTables:
         """The pane's table, made when it is the first time."""
         table = self._tables.get(pane)
         if table is None:
-            table = self._tables[pane] = KeyedTable(self._key_kinds, self._layout.initial, self._seed, self._expected())
+            table = self._tables[pane] = KeyedTable(self._codec, self._layout.initial, self._seed, self._expected())
             ends = self.ends_of(pane)
             heapq.heappush(self._due_drops, (ends[0] - 1 + self._lateness_us, pane))
             for end in ends:
@@ -78,12 +88,13 @@ class PaneTables:
         newest = max(self._tables, default=None)
         return 0 if newest is None else len(self._tables[newest])
 
-    def fold(self, pane: int, keys: Keys, program: Program, generation: int) -> np.ndarray:
-        """Folds rows into a pane. Returns the slots of the touched keys (those that this generation had not touched yet)."""
+    def fold(self, pane: int, rows: PaneRows, start: int, stop: int, generation: int) -> np.ndarray:
+        """Folds the rows from `start` to `stop` into a pane. Returns the slots of the touched keys (those that this generation had not
+        touched yet), valid until the next call."""
         table = self.table(pane)
-        slots = table.slots(keys)
-        touched = np.empty(len(slots), np.int32)
-        return touched[: self._layout.run(program, table.rows, slots, generation, touched)]
+        table.find_slots(rows.keys, start, stop, rows.slots)
+        count = self._layout.run(rows.program, table.rows, rows.slots[:stop], generation, rows.touched, start)
+        return rows.touched[:count]
 
     def advance(self, watermark_us: int) -> list[int]:
         """Event time goes on. Returns the ends of the windows that fire now, in order."""
@@ -109,18 +120,29 @@ class PaneTables:
                     parts.setdefault(end, []).append((pane, slots))
         return sorted(parts.items())
 
-    def window(self, end: int) -> KeyedTable:
-        """The accumulators of a whole window. Of a window of one pane: the pane's own table, not to be changed."""
-        tables = self._tables_of(end)
-        if len(tables) == 1:
-            return tables[0]
-        tables.sort(key=len, reverse=True)
-        merged = self._scratch(len(tables[0]))
-        for table in tables:
-            if len(table):
-                slots = merged.slots(table.index.all_keys())
-                self._layout.run(self._layout.merge_rows(table.rows), merged.rows, slots)
-        return merged
+    def windows(self, ends: Sequence[int], rows: int) -> Iterator[tuple[list[int], np.ndarray | KeyedTable]]:
+        """The accumulators of whole windows, in order, as (ends, how many rows each has in `merger`), several windows at a time while
+        their panes have at most `rows` rows. A larger window of one pane is that pane's own table, not to be changed."""
+        group, panes, spans, total = list[int](), dict[int, int](), list[tuple[int, int]](), 0
+        for end in ends:
+            starts = self._starts_of(end)
+            size = sum(len(self._tables[start]) for start in starts)
+            if group and total + size > rows:
+                yield group, self._merged(panes, spans)
+                group, panes, spans, total = [], {}, [], 0
+            if size > rows and len(starts) == 1:
+                yield [end], self._tables[starts[0]]
+                continue
+            for start in starts:
+                panes.setdefault(start, len(panes))
+            group.append(end)
+            spans.append((panes[starts[0]], panes[starts[-1]] + 1) if starts else (0, 0))
+            total += size
+        if group:
+            yield group, self._merged(panes, spans)
+
+    def _merged(self, panes: Iterable[int], spans: Sequence[tuple[int, int]]) -> np.ndarray:
+        return self.merger.merge([self._tables[pane] for pane in panes], spans)
 
     def window_of(self, end: int, touched: Sequence[tuple[int, np.ndarray]]) -> KeyedTable:
         """The accumulators of a window for the touched keys only."""
@@ -128,7 +150,7 @@ class PaneTables:
         for pane, slots in touched:
             merged.slots(self._tables[pane].index.copy_keys(slots).as_keys())
         keys = merged.index.all_keys()
-        for table in self._tables_of(end):
+        for table in (self._tables[start] for start in self._starts_of(end)):
             slots = table.index.lookup(keys)
             found = np.flatnonzero(slots >= 0).astype(np.int32)
             rows = table.rows[slots[found]]
@@ -144,11 +166,12 @@ class PaneTables:
                 copies.append((table.copy(slots), [(PANE_FIELD, pane)]))
         return copies
 
-    def _tables_of(self, end: int) -> list[KeyedTable]:
+    def _starts_of(self, end: int) -> list[int]:
+        """Panes of a window, in order."""
         starts: Iterable[int] = range(end - self._size_us, end, self._pane_us)
         if len(self._tables) < self._size_us // self._pane_us:
             starts = (pane for pane in sorted(self._tables) if end - self._size_us <= pane < end)
-        return [self._tables[start] for start in starts if start in self._tables]
+        return [start for start in starts if start in self._tables]
 
     def _scratch(self, expected: int) -> KeyedTable:
-        return KeyedTable(self._key_kinds, self._layout.initial, self._seed, expected)
+        return KeyedTable(self._codec, self._layout.initial, self._seed, expected)

@@ -17,7 +17,7 @@ from flinkray.errors import PlanError, ProtocolError
 from flinkray.graph.aggregates import PANE, WINDOW_END, WINDOW_START, Aggregate, result_schema, rows_column
 from flinkray.graph.windows import SessionWindow, Window
 from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState, StateCapture
-from flinkray.operators.pane_tables import PANE_FIELD, PaneTables
+from flinkray.operators.pane_tables import PANE_FIELD, PaneRows, PaneTables
 from flinkray.operators.restore import TableCapture, capture_watermark, restored_watermark
 from flinkray.state.arrow_buffers import words_of
 from flinkray.state.grouping import pane_starts, sort_by_pane
@@ -68,8 +68,8 @@ class WindowAggregateOperator(Operator):
         self._key_fields = [self._schema.field(key) for key in self._keys]
         kinds = [field.type for field in self._key_fields]
         watermark = restored_watermark(restored) if restored else MIN_WATERMARK
-        self._panes = PaneTables(self._window, self._lateness_us, self._layout, kinds, context.hash_seed, watermark)
         self._codec = KeyCodec(kinds)
+        self._panes = PaneTables(self._window, self._lateness_us, self._layout, self._codec, context.hash_seed, watermark)
         for state in restored:
             if state.name == PANES_STATE:
                 self._restore(state, restored_checkpoint)
@@ -85,22 +85,20 @@ class WindowAggregateOperator(Operator):
         order, starts, bounds = sort_by_pane(panes)
         if order is not None:
             batch = batch.take(pa.array(order))
+        program = self._layout.merge(batch) if self._pre_aggregated else self._layout.update(batch)
+        rows = PaneRows(self._codec.keys(batch, self._keys, self.context.hash_seed), program)
         touched: dict[int, np.ndarray] = {}
-        for position, pane in enumerate(starts.tolist()):
-            part = batch.slice(int(bounds[position]), int(bounds[position + 1] - bounds[position]))
+        for pane, start, stop in zip(starts.tolist(), bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
             if self._panes.is_late(pane):
-                self._late(part, out)
-            else:
-                touched[pane] = self._fold(pane, part)
+                self._late(batch.slice(start, stop - start), out)
+                continue
+            slots = self._panes.fold(pane, rows, start, stop, self._snapshots.generation)
+            if self._lateness_us:
+                touched[pane] = slots.copy()
         if self._lateness_us:
             self._refine(touched, out)
             self._snapshots.generation += 1
         self._measure()
-
-    def _fold(self, pane: int, part: pa.RecordBatch) -> np.ndarray:
-        program = self._layout.merge(part) if self._pre_aggregated else self._layout.update(part)
-        keys = self._codec.keys(part, self._keys, self.context.hash_seed)
-        return self._panes.fold(pane, keys, program, self._snapshots.generation)
 
     def _late(self, part: pa.RecordBatch, out: Output) -> None:
         if self._late_tag is not None:
@@ -113,27 +111,37 @@ class WindowAggregateOperator(Operator):
     def on_watermark(self, watermark_us: int, out: Output) -> None:
         if watermark_us <= self._panes.watermark_us:
             return
-        for end in self._panes.advance(watermark_us):
-            self._emit(end, self._panes.window(end), out)
+        for ends, merged in self._panes.windows(self._panes.advance(watermark_us), self.context.batch_rows):
+            if isinstance(merged, KeyedTable):
+                self._emit_table(ends[0], merged, out)
+            else:
+                self._emit_merged(np.repeat(ends, merged), out)
         self._panes.drop_over()
         self._measure()
 
     def _refine(self, touched: dict[int, np.ndarray], out: Output) -> None:
         for end, parts in self._panes.refined(touched):
-            self._emit(end, self._panes.window_of(end, parts), out)
+            self._emit_table(end, self._panes.window_of(end, parts), out)
 
-    def _emit(self, end: int, table: KeyedTable, out: Output) -> None:
+    def _emit_table(self, end: int, table: KeyedTable, out: Output) -> None:
         for start in range(0, len(table), self.context.batch_rows):
             slots = np.arange(start, min(start + self.context.batch_rows, len(table)), dtype=np.int32)
-            out.emit(self._result(end, table, slots))
+            words = self._layout.gather(table.rows, slots)
+            out.emit(self._result(np.full(len(slots), end), table.index.copy_keys(slots).columns(), words))
 
-    def _result(self, end: int, table: KeyedTable, slots: np.ndarray) -> pa.RecordBatch:
-        words = self._layout.gather(table.rows, slots)
-        columns: dict[str, Any] = dict(zip(self._keys, table.index.copy_keys(slots).columns(), strict=True))
+    def _emit_merged(self, ends: np.ndarray, out: Output) -> None:
+        """The rows in the merger; `ends`: the window of each."""
+        merger = self._panes.merger
+        for start in range(0, len(ends), self.context.batch_rows):
+            stop = min(start + self.context.batch_rows, len(ends))
+            out.emit(self._result(ends[start:stop], merger.keys(start, stop), merger.words(start, stop)))
+
+    def _result(self, ends: np.ndarray, keys: list[pa.Array], words: np.ndarray) -> pa.RecordBatch:
+        columns: dict[str, Any] = dict(zip(self._keys, keys, strict=True))
         columns |= zip((a.output for a in self._aggregates), self._layout.results(words), strict=True)
-        columns[WINDOW_START] = pa.array(np.full(len(slots), end - self._window.size_us), TIMESTAMP)
-        columns[WINDOW_END] = pa.array(np.full(len(slots), end), TIMESTAMP)
-        columns[EVENT_TIME] = pa.array(np.full(len(slots), end - 1))
+        columns[WINDOW_START] = pa.array(ends - self._window.size_us, TIMESTAMP)
+        columns[WINDOW_END] = pa.array(ends, TIMESTAMP)
+        columns[EVENT_TIME] = pa.array(ends - 1)
         return pa.RecordBatch.from_arrays([columns[name] for name in self._schema.names], schema=self._schema)
 
     # --- state

@@ -146,7 +146,7 @@ def _run_spread(rows, slots, start, end, word, line):  # type: ignore[no-untyped
 
 
 @inlined
-def _run(rows, slots, start, end, flag_word, line):  # type: ignore[no-untyped-def]
+def run_line(rows, slots, start, end, flag_word, line):  # type: ignore[no-untyped-def]
     op, word = line[OP], np.uint64(line[WORD])
     if op == ADD_ONE:
         for i in range(start, end):
@@ -175,14 +175,14 @@ def _run(rows, slots, start, end, flag_word, line):  # type: ignore[no-untyped-d
     return _run_sum(rows, slots, start, end, flag_word, word, line)
 
 
-@njit([types.int64(I8_ROWS, RO_I4, types.int64, I8_ROWS, types.int64, I4, I8)], nogil=True, cache=True)
-def accumulate(rows, slots, flag_word, program, generation, touched, failed):  # type: ignore[no-untyped-def]
-    """Folds input row i into `rows[slots[i]]`, for all i. With a generation above 0 stamps the rows, collects in `touched` each slot
+@njit([types.int64(I8_ROWS, RO_I4, types.int64, types.int64, I8_ROWS, types.int64, I4, I8)], nogil=True, cache=True)
+def accumulate(rows, slots, first, flag_word, program, generation, touched, failed):  # type: ignore[no-untyped-def]
+    """Folds input row i into `rows[slots[i]]`, for all i from `first` on. With a generation above 0 stamps the rows, collects in `touched` each slot
     stamped for the first time and returns how many. `failed[0]` becomes the line of a sum that overflowed."""
     count = 0
     base, width_bytes = rows.ctypes.data, rows.shape[1] * 8
     large = rows.shape[0] * width_bytes > _PREFETCH_ABOVE
-    for start in range(0, slots.size, BLOCK):
+    for start in range(first, slots.size, BLOCK):
         end = min(start + BLOCK, slots.size)
         if large:
             for i in range(start, end):
@@ -190,7 +190,7 @@ def accumulate(rows, slots, flag_word, program, generation, touched, failed):  #
         if generation > 0:
             count = _touch(rows, slots, start, end, generation, touched, count)
         for line in range(program.shape[0]):
-            if not _run(rows, slots, start, end, flag_word, program[line]):
+            if not run_line(rows, slots, start, end, flag_word, program[line]):
                 failed[0] = line
     return count
 
@@ -210,7 +210,7 @@ def accumulate_each(rows, slots, flag_word, program, columns, failed):  # type: 
     """Like `accumulate`, a row at a time; `columns[w, i]` is word w + 1 of its accumulator right after input row i."""
     for i in range(slots.size):
         for line in range(program.shape[0]):
-            if not _run(rows, slots, i, i + 1, flag_word, program[line]):
+            if not run_line(rows, slots, i, i + 1, flag_word, program[line]):
                 failed[0] = line
         for w in range(columns.shape[0]):
             columns[w, i] = rows[np.uint32(slots[i]), w + 1]

@@ -23,7 +23,7 @@ def is_full(keys: int, buckets: int) -> bool:
 
 
 @inlined
-def _same_bytes(a: int, b: int, length: int) -> bool:
+def same_bytes(a: int, b: int, length: int) -> bool:
     at = 0
     while at + 8 <= length:
         if load_i64(a + at) != load_i64(b + at):
@@ -49,7 +49,7 @@ def _find(buckets, mask, h, wordy, entries, arena, address, length):  # type: ig
             if wordy:
                 return slot, at
             entry = np.uint64(slot)
-            if entries[entry, 1] == length and _same_bytes(arena + entries[entry, 0], address, length):
+            if entries[entry, 1] == length and same_bytes(arena + entries[entry, 0], address, length):
                 return slot, at
         at = (at + np.uint64(1)) & mask
 

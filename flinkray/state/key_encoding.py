@@ -32,6 +32,7 @@ from flinkray.state.key_hash import hash_arrays, key_words
 
 NO_WORDS = np.empty(0, np.int64)
 NO_OFFSETS = np.zeros(1, np.int64)
+NO_ROWS = np.empty(0, np.int64)
 
 
 @dataclass(slots=True)
@@ -94,21 +95,20 @@ class KeyCodec:
         offsets, data = bytes_of(array)
         return NO_WORDS, offsets, data, bitmap_of(array)
 
-    def decode_words(self, words: np.ndarray, null_at: int = -1) -> list[pa.Array]:
-        """The key column of word keys; row `null_at` is the null key (-1: none)."""
+    def decode_words(self, words: np.ndarray, nulls: np.ndarray = NO_ROWS) -> list[pa.Array]:
+        """The key column of word keys; the rows `nulls` are of the null key."""
         valid = None
-        if null_at >= 0:
+        if len(nulls):
             valid = np.ones(len(words), np.bool_)
-            valid[null_at] = False
+            valid[nulls] = False
         return [words_to_array(words, self.kinds[0], valid)]
 
-    def decode_bytes(self, offsets: np.ndarray, data: np.ndarray, null_at: int = -1) -> list[pa.Array]:
-        """The key columns of bytes keys."""
+    def decode_bytes(self, offsets: np.ndarray, data: np.ndarray, nulls: np.ndarray = NO_ROWS) -> list[pa.Array]:
+        """The key columns of bytes keys; the rows `nulls` are of the null key."""
         rows = len(offsets) - 1
         valid = np.ones(rows, np.bool_)
         if len(self.kinds) == 1:
-            if null_at >= 0:
-                valid[null_at] = False
+            valid[nulls] = False
             return [bytes_to_array(offsets, data, self.kinds[0], valid)]
         cursor, arrays = offsets[:-1].copy(), []
         for kind, wordy in zip(self.kinds, self._wordy, strict=True):

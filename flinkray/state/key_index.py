@@ -48,9 +48,9 @@ TOUCH_BUCKETS = 16
 class KeyIndex:
     """Slots are dense from 0, stable while their key stays, and used again after `remove`."""
 
-    def __init__(self, kinds: Sequence[pa.DataType], seed: int, expected: int = 0) -> None:
+    def __init__(self, kinds: Sequence[pa.DataType] | KeyCodec, seed: int, expected: int = 0) -> None:
         """`expected`: keys to make room for at once."""
-        self.codec = KeyCodec(kinds)
+        self.codec = kinds if isinstance(kinds, KeyCodec) else KeyCodec(kinds)
         self.seed = seed
         self._counters = np.zeros(8, np.int64)
         self._counters[NULL_SLOT] = -1
@@ -76,8 +76,17 @@ class KeyIndex:
 
     @property
     def memory_bytes(self) -> int:
-        arrays = (self._buckets, self._old, self._next, self._free, self._hashes, self._entries, self._arena)
-        return sum(array.nbytes for array in arrays)
+        tables = self._buckets.nbytes + self._old.nbytes + self._next.nbytes
+        return tables + self._free.nbytes + self._hashes.nbytes + self._entries.nbytes + self._arena.nbytes
+
+    @property
+    def null_slot(self) -> int:
+        """Slot of the null key, -1 when it is not there."""
+        return int(self._counters[NULL_SLOT])
+
+    def addresses(self) -> tuple[int, int, int]:
+        """Where hashes, entries (start, length, room) and bytes of the slots lie; good until this index changes."""
+        return self._hashes.ctypes.data, self._entries.ctypes.data, self._arena.ctypes.data
 
     def keys(self, batch: pa.RecordBatch, columns: Sequence[str]) -> Keys:
         """The keys of a batch as this index takes them."""
@@ -86,15 +95,19 @@ class KeyIndex:
     def lookup_or_insert(self, keys: Keys) -> np.ndarray:
         """int32[n]: the slot of each key; unknown keys get new slots (at or above the `high` before, or freed ones)."""
         slots = np.empty(len(keys), np.int32)
-        known, done = len(self), 0
-        while (done := self._insert(keys, done, slots)) < len(keys):
-            self._make_room(keys, done)
+        self.insert(keys, 0, len(keys), slots)
+        return slots
+
+    def insert(self, keys: Keys, start: int, stop: int, slots: np.ndarray) -> None:
+        """The same for keys from `start` to `stop`, into the same places of `slots`."""
+        known, done, hashes = len(self), start, keys.hashes[:stop]
+        while (done := self._insert(keys, hashes, done, slots)) < stop:
+            self._make_room(keys, done, stop)
         new = max(0, len(self) - known)
         if len(self._old):
             self._move(MOVE_BUCKETS + 4 * new)
         elif new and 2 * len(self) > len(self._buckets):
             self._prepare(TOUCH_BUCKETS * new)
-        return slots
 
     def lookup(self, keys: Keys) -> np.ndarray:
         """int32[n]: the slot of each key, -1 where it is not known."""
@@ -136,15 +149,15 @@ class KeyIndex:
         entries = self._entries[chosen]
         return gathered(self._arena, np.ascontiguousarray(entries[:, 0]), entries[:, 1])
 
-    def _insert(self, keys: Keys, start: int, slots: np.ndarray) -> int:
+    def _insert(self, keys: Keys, hashes: np.ndarray, start: int, slots: np.ndarray) -> int:
         return insert(
-            keys.hashes, keys.offsets, keys.data, keys.bitmap.bits, keys.bitmap.offset, self.codec.by_words, start, self._buckets,
+            hashes, keys.offsets, keys.data, keys.bitmap.bits, keys.bitmap.offset, self.codec.by_words, start, self._buckets,
             self._old, self._hashes, self._entries, self._arena, self._free, self._counters, slots,
         )  # fmt: skip
 
-    def _make_room(self, keys: Keys, done: int) -> None:
+    def _make_room(self, keys: Keys, done: int, stop: int) -> None:
         """The kernel stopped before the block at `done`, because buckets, slots or bytes may not be enough for it."""
-        rows = min(BLOCK, len(keys) - done)
+        rows = min(BLOCK, stop - done)
         if is_full(len(self) + rows, len(self._buckets)):
             self._move(len(self._old))
             self._prepare(0)
@@ -205,10 +218,11 @@ class KeyCopy:
         if order is not None:
             null_at = int(np.argmax(order == null_at)) if null_at >= 0 and np.any(order == null_at) else -1
             hashes = hashes[order]
+        nulls = np.array([null_at] if null_at >= 0 else [], np.int64)
         if self.codec.by_words:
             words = np.empty(len(hashes), np.int64)
             hashes_to_words(hashes, np.uint64(spread(self.seed)), words)
-            return self.codec.decode_words(words, null_at)
+            return self.codec.decode_words(words, nulls)
         if order is not None:
             offsets, data = gathered(self.data, offsets[:-1][order], np.diff(offsets)[order])
-        return self.codec.decode_bytes(offsets, data, null_at)
+        return self.codec.decode_bytes(offsets, data, nulls)

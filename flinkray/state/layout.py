@@ -123,18 +123,32 @@ class AggregateLayout:
         self._merge_lines(build, {name: base + 8 * word for name, word in self.word.items()}, 8 * self.width)
         return build.program(self.flag_word)
 
-    def run(self, program: Program, rows: np.ndarray, slots: np.ndarray, generation: int = 0, touched: np.ndarray = NO_SLOTS) -> int:
-        """Runs a program (see `accumulate`). Raises FlinkrayError when a sum overflows."""
-        failed = np.full(1, -1, np.int64)
-        count = accumulate(rows, slots, self.flag_word, program.lines, generation, touched, failed)
-        self._check(program, int(failed[0]))
+    def merge_lines(self) -> Program:
+        """The program of `merge_rows` for rows at address 0."""
+        build = _Builder()
+        self._merge_lines(build, {name: 8 * word for name, word in self.word.items()}, 8 * self.width)
+        return build.program(self.flag_word)
+
+    def run(
+        self,
+        program: Program,
+        rows: np.ndarray,
+        slots: np.ndarray,
+        generation: int = 0,
+        touched: np.ndarray = NO_SLOTS,
+        first: int = 0,
+    ) -> int:
+        """Runs a program (see `accumulate`) from input row `first` on. Raises FlinkrayError when a sum overflows."""
+        failed = np.array((-1,), np.int64)
+        count = accumulate(rows, slots, first, self.flag_word, program.lines, generation, touched, failed)
+        self.check(program, int(failed[0]))
         return count
 
     def run_each(self, program: Program, rows: np.ndarray, slots: np.ndarray) -> np.ndarray:
         """Runs a program row by row; the words after each row, int64[words, n]."""
         columns, failed = np.empty((self.width - 1, len(slots)), np.int64), np.full(1, -1, np.int64)
         accumulate_each(rows, slots, self.flag_word, program.lines, columns, failed)
-        self._check(program, int(failed[0]))
+        self.check(program, int(failed[0]))
         return columns
 
     def gather(self, rows: np.ndarray, slots: np.ndarray) -> np.ndarray:
@@ -154,7 +168,8 @@ class AggregateLayout:
             arrays.append(finish(aggregate, self.kinds[index], words, valid))
         return arrays
 
-    def _check(self, program: Program, line: int) -> None:
+    def check(self, program: Program, line: int) -> None:
+        """Raises FlinkrayError when the sum of a line (-1: none) has overflowed."""
         if line < 0:
             return
         word = int(program.lines[line, ops.WORD])

@@ -16,7 +16,7 @@ from flinkray.errors import RestoreError
 from flinkray.state.arrow_buffers import contiguous, words_of
 from flinkray.state.growth import BufferedCopy, CopyBuffers, grown
 from flinkray.state.jit import I8_ROWS, RO_I8, U1, njit, types
-from flinkray.state.key_encoding import Keys
+from flinkray.state.key_encoding import KeyCodec, Keys
 from flinkray.state.key_hash import key_groups, partition
 from flinkray.state.key_index import KeyCopy, KeyIndex
 
@@ -33,7 +33,7 @@ RESTORED = 1
 class KeyedTable:
     """`rows[slot]` are the words of a key; `slots` finds or makes them. New rows are zero but for `initial`, where that is not."""
 
-    def __init__(self, kinds: Sequence[pa.DataType], initial: np.ndarray, seed: int, expected: int = 0) -> None:
+    def __init__(self, kinds: Sequence[pa.DataType] | KeyCodec, initial: np.ndarray, seed: int, expected: int = 0) -> None:
         self.index = KeyIndex(kinds, seed, expected)
         self.rows = np.zeros((max(expected, 64), len(initial)), np.int64)
         self._initial = initial if initial.any() else None
@@ -48,14 +48,19 @@ class KeyedTable:
 
     def slots(self, keys: Keys) -> np.ndarray:
         """int32[n]: the slots of keys, with rows ready. May move `rows`."""
+        slots = np.empty(len(keys), np.int32)
+        self.find_slots(keys, 0, len(keys), slots)
+        return slots
+
+    def find_slots(self, keys: Keys, start: int, stop: int, slots: np.ndarray) -> None:
+        """The same for keys from `start` to `stop`, into the same places of `slots`."""
         known = self.index.high
-        slots = self.index.lookup_or_insert(keys)
+        self.index.insert(keys, start, stop, slots)
         high = self.index.high
         if high > known:
             self.rows = grown(self.rows, high, min(STEP_ROWS, max(64, high)))
             if self._initial is not None:
                 self.rows[known:high] = self._initial
-        return slots
 
     def changed_after(self, generation: int) -> np.ndarray:
         """int32[m]: slots of the rows changed after a generation."""

@@ -27,6 +27,7 @@ _KERNELS = (
     "sessions",
     "timer_kernels",
     "timers",
+    "window_kernels",
 )
 
 

@@ -284,3 +284,44 @@ def test_windows_without_event_time_and_outputs_named_like_windows_are_refused()
         result_schema(("k",), AGGREGATES, TumblingWindow(1), SCHEMA)
     with pytest.raises(PlanError, match="window column"):
         result_schema(("k",), (Aggregate("window_end", "count"),), TumblingWindow(1), INPUT)
+
+
+@pytest.mark.parametrize("window", [WINDOWS[0], WINDOWS[2], WINDOWS[4]], ids=lambda window: window.describe())
+@pytest.mark.parametrize("kind", [pa.int64(), pa.string()], ids=str)
+@pytest.mark.parametrize("batch_rows", [500, 65536])
+def test_windows_of_many_keys_come_out_whole_and_in_order(window: Window, kind: pa.DataType, batch_rows: int) -> None:
+    columns = {"low": "min", "high": "max", "dev": "stddev"}
+    aggregates = (Aggregate("n", "count"), *(Aggregate(name, function, "v") for name, function in columns.items()))
+    rows, keys = 60_000, 9_000
+    random_ = random.Random(5)
+    numbers = [random_.randrange(keys) if i % 50 else None for i in range(rows)]
+    values = [random_.randrange(-100, 100) if i % 3 else None for i in range(rows)]
+    times = sorted(random_.randrange(300) for _ in range(rows))
+    schema = pa.schema([("k", kind), ("v", pa.int64()), ("t", pa.int64())])
+    events = pa.table([pa.array(numbers, pa.int64()).cast(kind), pa.array(values, pa.int64()), times], schema=schema)
+    operator_ = WindowAggregateOperator(keys=("k",), aggregates=aggregates, window=window)
+    harness = OperatorHarness(operator_, input_schemas=schema, event_time="t", batch_rows=batch_rows)
+    for batch in events.to_batches(max_chunksize=7_000):
+        harness.rows(batch).watermark(batch.column("t")[-1].as_py() - 1)
+    emitted = harness.end()._emitted[None]
+    assert all(batch.num_rows <= batch_rows for batch in emitted)
+    out = harness.output()
+    ends = out["window_end"].cast(pa.int64()).to_pylist()
+    assert ends == sorted(ends)
+    assert out[EVENT_TIME].to_pylist() == [end - 1 for end in ends]
+    size, slide = window.size_us, getattr(window, "slide_us", window.size_us)
+    answer = duckdb.sql(
+        f"""SELECT k, s, count(*) n, min(v) low, max(v) high, stddev_samp(v) dev
+            FROM events, range(-{size}, 300) r(s) WHERE s % {slide} = 0 AND t >= s AND t < s + {size} GROUP BY ALL"""
+    ).fetchall()
+    found = {(row["k"], row["window_start"]): row for row in _plain(out)}
+    assert len(found) == len(answer) == out.num_rows
+    for key, start, n, low, high, dev in answer:
+        row = found[key, start]
+        assert (row["n"], row["low"], row["high"]) == (n, low, high)
+        assert row["dev"] == (None if dev is None else pytest.approx(dev))
+
+
+def _plain(table: pa.Table) -> list[dict[str, Any]]:
+    columns = [column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column for column in table.columns]
+    return pa.table(columns, names=table.column_names).to_pylist()
