@@ -41,8 +41,11 @@ class FailurePolicy:
     _count: dict[str, int] = field(default_factory=dict)
 
     def on_progress(self) -> None:
-        """A checkpoint completed: the job gets somewhere, so user code's failures are counted anew."""
+        """A checkpoint completed: the job gets somewhere. User code's failures are counted anew, and the next lost process is again the
+        first."""
         self._count.pop("user", None)
+        for cause in AT_ONCE:
+            self._delays.pop(cause, None)
 
     def decide(self, cause: FailureCause, now: float) -> Restart | GiveUp:
         if cause in NEVER_RETRIED:

@@ -28,6 +28,7 @@ class TaskManagerActor:
         from flinkray.config import duration_s
         from flinkray.exchange.zmq_exchange import ZmqExchange
         from flinkray.runtime.background import ThreadBackground
+        from flinkray.runtime.rehearsal import rehearse
         from flinkray.runtime.task_manager import JobBundle, TaskManager
         from flinkray.state.warm import warm_kernels
 
@@ -47,6 +48,7 @@ class TaskManagerActor:
         self._heard_at = time.monotonic()
         self._failure = ""
         warm_kernels(None)
+        rehearse()
         threading.Thread(target=self._run, name="flinkray-mailbox", daemon=True).start()
         threading.Thread(target=self._watch_for_orphanage, name="flinkray-orphan", daemon=True).start()
 

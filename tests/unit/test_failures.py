@@ -1,0 +1,60 @@
+"""The failure policy: when to try again, and when to stop trying."""
+
+from __future__ import annotations
+
+from flinkray.core.failures import FailurePolicy, GiveUp, Restart
+
+
+def policy(attempts: int | None = None) -> FailurePolicy:
+    return FailurePolicy(initial_s=0.1, maximum_s=1.0, attempts=attempts)
+
+
+def delays(p: FailurePolicy, cause: str, times: list[float]) -> list[float]:
+    decisions = [p.decide(cause, now) for now in times]  # type: ignore[arg-type]
+    assert all(isinstance(d, Restart) for d in decisions)
+    return [d.after_s for d in decisions if isinstance(d, Restart)]
+
+
+def test_a_lost_process_restarts_at_once_and_then_ever_later_up_to_the_maximum() -> None:
+    assert delays(policy(), "process", [0, 1, 2, 3, 4, 5, 6]) == [0.0, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+
+
+def test_a_cause_that_was_quiet_starts_anew() -> None:
+    assert delays(policy(), "process", [0, 1, 20]) == [0.0, 0.1, 0.0]
+
+
+def test_a_checkpoint_in_between_makes_the_next_lost_process_the_first_again() -> None:
+    p = policy()
+    delays(p, "process", [0, 1])
+    p.on_progress()
+    assert delays(p, "process", [2]) == [0.0]
+
+
+def test_causes_have_budgets_of_their_own() -> None:
+    p = policy()
+    delays(p, "process", [0, 1, 2])
+    assert delays(p, "storage", [3]) == [0.1]
+
+
+def test_user_code_gets_three_tries_without_progress() -> None:
+    p = policy()
+    delays(p, "user", [0, 1])
+    assert isinstance(p.decide("user", 2), GiveUp)
+
+
+def test_user_code_that_gets_somewhere_in_between_is_tried_again() -> None:
+    p = policy()
+    for now in range(0, 20, 2):
+        assert isinstance(p.decide("user", now), Restart)
+        p.on_progress()
+
+
+def test_a_malformed_input_is_never_tried_again() -> None:
+    assert isinstance(policy().decide("input", 0), GiveUp)
+
+
+def test_attempts_are_a_limit_and_zero_means_none() -> None:
+    assert isinstance(policy(0).decide("process", 0), GiveUp)
+    p = policy(1)
+    assert isinstance(p.decide("process", 0), Restart)
+    assert isinstance(p.decide("process", 1), GiveUp)
