@@ -94,6 +94,22 @@ def until_running(name: str, checkpoints: int = 1) -> dict[str, Any]:
     return until(running, f"job {name} to run")
 
 
+def in_cluster(address: str, name: str) -> dict[str, Any]:
+    """The job's status as the cluster knows it, `{}` when it does not; read here, since a command for each look would be slow."""
+    from flinkray.runtime.ray.status_copy import read_copies
+
+    record = read_copies(address, "disabled", name).get(name)
+    return record["status"] if record is not None else {}
+
+
+def until_in_cluster(address: str, name: str, wanted: str, checkpoints: int = 0) -> dict[str, Any]:
+    def found() -> dict[str, Any]:
+        known = in_cluster(address, name)
+        return known if known and known["status"] == wanted and known["checkpoints"]["completed"] >= checkpoints else {}
+
+    return until(found, f"{name} to be {wanted}")
+
+
 def processes_of(home: str) -> list[str]:
     """Processes that were started with this home, other than this one."""
     found = []

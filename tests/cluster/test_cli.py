@@ -28,6 +28,7 @@ from tests.cluster.command_line import (
     nothing_is_left_running,
     status,
     until,
+    until_in_cluster,
     until_running,
     write_script,
 )
@@ -270,7 +271,8 @@ def test_a_detached_job_goes_on_without_its_driver_and_is_found_through_the_clus
     answer = flinkray("run", endless, "--name", "detached", "--storage", f"file://{tmp_path}/storage", "--detach", **cluster)
     assert answer.returncode == 0, answer.stderr
     assert "job detached is submitted and goes on by itself; see: flinkray status detached" in answer.stderr
-    until(lambda: status("detached")["checkpoints"]["completed"] >= 1, "a checkpoint")  # RAY_ADDRESS is not needed where it was started
+    until_in_cluster(cluster["RAY_ADDRESS"], "detached", "RUNNING", checkpoints=1)
+    assert status("detached")["checkpoints"]["completed"] >= 1, "RAY_ADDRESS is not needed where it was started"
     monkeypatch.setenv("FLINKRAY_HOME", str(tmp_path / "elsewhere"))
     check_running("detached", **cluster)
     assert re.search(r"^detached +RUNNING ", timely("list", **cluster).stdout, re.MULTILINE)
@@ -290,7 +292,7 @@ def test_a_driver_that_is_killed_takes_its_job_with_it(tmp_path: Path, endless: 
         until(lambda: "RUNNING | in " in (tmp_path / "stderr").read_text(), "the job to run")
         run.kill()
         run.wait()
-    until(lambda: status("orphan", **cluster)["status"] == "CANCELLED", "the job to notice", timeout_s=30)
+    until_in_cluster(cluster["RAY_ADDRESS"], "orphan", "CANCELLED")
     nothing_is_left_in_the_cluster("orphan")
 
 

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flinkray.connectors.nexmark import nexmark_table
-from tests.cluster.command_line import environment, flinkray, processes_of, until
+from tests.cluster.command_line import environment, flinkray, in_cluster, processes_of, until, until_in_cluster
 from tests.golden.oracle import hot_items, same
 
 pytestmark = pytest.mark.cluster
@@ -70,13 +70,8 @@ class Cluster:
         with urllib.request.urlopen(f"{self.server}/api/jobs/{submission}", timeout=5) as reply:
             return json.load(reply)["status"]
 
-    def status(self, name: str) -> dict[str, Any] | None:
-        """Through the cluster, as from another host. None: nobody knows it yet."""
-        answer = flinkray("status", name, "--json", RAY_ADDRESS=self.address, FLINKRAY_HOME=f"{self.home}-of-another-host")
-        return json.loads(answer.stdout) if answer.returncode == 0 else None
-
     def until_status(self, name: str, wanted: str) -> dict[str, Any]:
-        return until(lambda: (known := self.status(name)) and known["status"] == wanted and known, f"{name} to be {wanted}", timeout_s=60)
+        return until_in_cluster(self.address, name, wanted)
 
     def actors(self) -> list[str]:
         """Processes of the jobs' actors."""
@@ -163,6 +158,6 @@ def test_stopping_the_ray_job_leaves_a_detached_job_alone(cluster: Cluster, tmp_
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
     assert cluster.ray_status("detached") == "STOPPED"
     before = cluster.until_status("stays", "RUNNING")["records_in"]
-    until(lambda: (cluster.status("stays") or {})["records_in"] > before, "it to go on without its driver", timeout_s=20)
+    until(lambda: in_cluster(cluster.address, "stays")["records_in"] > before, "it to go on without its driver", timeout_s=20)
     cancelled = flinkray("cancel", "stays", RAY_ADDRESS=cluster.address)
     assert (cancelled.stdout, cancelled.returncode) == ("job stays: CANCELLED\n", 0), cancelled.stderr
