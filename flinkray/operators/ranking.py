@@ -13,26 +13,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flinkray.errors import PlanError
+from flinkray.state.ranking_kernels import mark_candidates
 
 Int64Array = npt.NDArray[np.int64]
 OrderBy = Sequence[tuple[str, str]]
 """Columns with "asc" or "desc", the first one decides first."""
 
 
-def top_rows(rows: pa.RecordBatch, keys: Sequence[str], by: OrderBy, n: int) -> Int64Array:
+def top_rows(rows: pa.RecordBatch, keys: Sequence[str], by: OrderBy, n: int, groups: Int64Array | None = None) -> Int64Array:
     """Positions of the rows whose rank among the rows of their key is at most `n`: best first, equal ones as they came.
 
-    Rows of one key stand together. Raises PlanError for a column that has no order.
+    `groups`: ids from 0 on; rows of another group are ranked apart, and come out by group. Within it rows of one key stand together.
+    Raises PlanError for a column that has no order.
     """
     codes = [code for name, direction in by for code in order_codes(rows.column(name), direction)]
-    if keys:
-        return _top_of_groups(key_codes(rows, keys), codes, n)
-    candidates = np.arange(rows.num_rows)
-    if rows.num_rows > n:
-        worst_kept = np.partition(codes[0], n - 1)[n - 1]
-        candidates = np.flatnonzero(codes[0] <= worst_kept)
-        codes = [code[candidates] for code in codes]
-    return candidates[_top_of_groups(np.zeros(len(candidates), np.int64), codes, n)]
+    if groups is None:
+        groups = np.zeros(rows.num_rows, np.int64)
+    if not keys:
+        return _top_of_groups(groups, groups, codes, n)
+    combined = key_codes(rows, keys, groups)
+    dense = pa.array(combined).dictionary_encode().indices.to_numpy().astype(np.int64)
+    return _top_of_groups(combined, dense, codes, n)
 
 
 def order_codes(column: pa.Array, direction: str) -> list[Int64Array]:
@@ -48,10 +49,10 @@ def order_codes(column: pa.Array, direction: str) -> list[Int64Array]:
     return [nulls, np.where(nulls == 0, codes, 0)]
 
 
-def key_codes(rows: pa.RecordBatch, keys: Sequence[str]) -> Int64Array:
-    """int64 per row, equal where all keys are equal."""
-    combined = np.zeros(rows.num_rows, np.int64)
-    combinations = 1
+def key_codes(rows: pa.RecordBatch, keys: Sequence[str], groups: Int64Array) -> Int64Array:
+    """int64 per row, equal where the group and all keys are equal; smaller in a smaller group."""
+    combined = groups
+    combinations = int(groups.max(initial=0)) + 1
     for name in keys:
         column = rows.column(name)
         if pa.types.is_dictionary(column.type):
@@ -67,7 +68,11 @@ def key_codes(rows: pa.RecordBatch, keys: Sequence[str]) -> Int64Array:
     return combined
 
 
-def _top_of_groups(groups: Int64Array, codes: Sequence[Int64Array], n: int) -> Int64Array:
+def _top_of_groups(groups: Int64Array, dense: Int64Array, codes: Sequence[Int64Array], n: int) -> Int64Array:
+    """`dense`: the groups, numbered from 0 on."""
+    candidates = _candidates(dense, codes[0], n)
+    if candidates is not None:
+        groups, codes = groups[candidates], [code[candidates] for code in codes]
     order = np.lexsort((*reversed(codes), groups))
     position = np.arange(len(order))
     new_group = _changes(groups[order])
@@ -76,7 +81,18 @@ def _top_of_groups(groups: Int64Array, codes: Sequence[Int64Array], n: int) -> I
         new_value |= _changes(code[order])
     group_start = np.maximum.accumulate(np.where(new_group, position, 0))
     value_start = np.maximum.accumulate(np.where(new_value, position, 0))
-    return order[value_start - group_start < n]
+    best = order[value_start - group_start < n]
+    return best if candidates is None else candidates[best]
+
+
+def _candidates(groups: Int64Array, codes: Int64Array, n: int) -> Int64Array | None:
+    """Positions of the rows that their first code leaves a chance; None where finding them does not pay."""
+    heaps = int(groups.max(initial=0)) + 1
+    if 2 * heaps * n > len(groups):
+        return None
+    mask = np.empty(len(groups), np.uint8)
+    mark_candidates(groups, codes, np.full((heaps, n), np.iinfo(np.int64).max), mask)
+    return np.flatnonzero(mask)
 
 
 def _changes(values: Int64Array) -> npt.NDArray[np.bool_]:
@@ -96,15 +112,19 @@ def _ascending_codes(column: pa.Array) -> Int64Array:
         plain = pc.fill_null(column, 0).to_numpy(zero_copy_only=False)
         return (plain ^ np.uint64(1 << 63)).view(np.int64)
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        return pc.fill_null(column.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
+        return _filled(column.cast(pa.int64()))
     if pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
         narrow = pa.int32() if kind.bit_width == 32 else pa.int64()
-        return pc.fill_null(column.view(narrow).cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
+        return _filled(column.view(narrow).cast(pa.int64()))
     try:
         ranks = pc.rank(column, sort_keys="ascending", tiebreaker="dense")
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise PlanError(f"top_n cannot order by a column of type {kind}: {error}") from error
     return ranks.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _filled(column: pa.Array) -> Int64Array:
+    return (pc.fill_null(column, 0) if column.null_count else column).to_numpy(zero_copy_only=False)
 
 
 def _float_codes(numbers: npt.NDArray[np.float64]) -> Int64Array:

@@ -25,70 +25,66 @@ _PRUNE_AT_LEAST = 8192
 
 
 class _Pane:
-    __slots__ = ("batches", "changed", "kept", "rows")
+    __slots__ = ("batches", "changed", "kept", "rows", "size_bytes")
 
     def __init__(self) -> None:
         self.batches: list[pa.RecordBatch] = []
         self.rows = 0
         self.kept = 0
         self.changed = 0
+        self.size_bytes = 0
 
 
 class PaneBuffer:
-    """Panes by their start. `prune` is called on a pane's rows when they have doubled, and whenever they are read."""
+    """Panes by their start. `prune` is called on a pane's rows when they have doubled."""
 
     def __init__(self, schema: pa.Schema, prune: Prune) -> None:
         self.schema = schema
+        self.rows = 0
+        self.memory_bytes = 0
         self._prune = prune
         self._panes: dict[int, _Pane] = {}
+        self._plain = not any("dictionary" in str(field.type) for field in schema)
 
     def __contains__(self, start_us: int) -> bool:
         return start_us in self._panes
 
-    @property
-    def starts(self) -> list[int]:
-        return list(self._panes)
-
-    @property
-    def rows(self) -> int:
-        return sum(pane.rows for pane in self._panes.values())
-
-    @property
-    def memory_bytes(self) -> int:
-        return sum(batch.nbytes for pane in self._panes.values() for batch in pane.batches)
-
-    def add(self, start_us: int, rows: pa.RecordBatch, generation: int) -> None:
+    def add(self, start_us: int, rows: pa.RecordBatch, size_bytes: int, generation: int) -> None:
         """Rows of one pane. They are kept as they are: the caller gives a copy."""
         pane = self._panes.setdefault(start_us, _Pane())
         pane.batches.append(rows)
-        pane.rows += rows.num_rows
         pane.changed = generation
+        self._resize(pane, pane.rows + rows.num_rows, pane.size_bytes + size_bytes)
         if pane.rows > max(_PRUNE_AT_LEAST, 2 * pane.kept):
-            self._pruned(pane)
+            together = self.joined(pane.batches)
+            best = together.take(pa.array(self._prune(together)))
+            pane.batches, pane.kept = [best], best.num_rows
+            self._resize(pane, best.num_rows, best.nbytes)
 
-    def best(self, starts_us: Iterable[int]) -> pa.RecordBatch | None:
-        """The best rows over the panes that there are; None when there are none."""
+    def among(self, starts_us: Iterable[int]) -> tuple[list[pa.RecordBatch], int]:
+        """Batches over the panes that there are, and how many rows they have."""
         panes = [self._panes[start] for start in starts_us if start in self._panes]
-        if not panes:
-            return None
-        if len(panes) == 1:
-            return self._pruned(panes[0])
-        rows = one_batch([batch for pane in panes for batch in pane.batches], self.schema)
-        return rows.take(pa.array(self._prune(rows)))
+        return [batch for pane in panes for batch in pane.batches], sum(pane.rows for pane in panes)
+
+    def joined(self, batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+        """The rows of all batches (at least one) in one."""
+        if self._plain and len(batches) > 1:
+            return pa.concat_batches(batches)
+        return one_batch(batches, self.schema)
 
     def drop(self, start_us: int) -> None:
-        self._panes.pop(start_us, None)
+        pane = self._panes.pop(start_us, None)
+        if pane is not None:
+            self._resize(pane, 0, 0)
 
     def changed_since(self, generation: int | None) -> dict[int, list[pa.RecordBatch]]:
         """Rows of the panes with a generation above that (None: of all), for a snapshot: they never change in place."""
         return {start: list(pane.batches) for start, pane in self._panes.items() if generation is None or pane.changed > generation}
 
-    def _pruned(self, pane: _Pane) -> pa.RecordBatch:
-        if len(pane.batches) != 1 or pane.kept != pane.rows:
-            rows = one_batch(pane.batches, self.schema)
-            best = rows.take(pa.array(self._prune(rows)))
-            pane.batches, pane.rows, pane.kept = [best], best.num_rows, best.num_rows
-        return pane.batches[0]
+    def _resize(self, pane: _Pane, rows: int, size_bytes: int) -> None:
+        self.rows += rows - pane.rows
+        self.memory_bytes += size_bytes - pane.size_bytes
+        pane.rows, pane.size_bytes = rows, size_bytes
 
 
 def one_batch(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:

@@ -20,6 +20,8 @@ from flinkray.operators.deltas import DeltaHistory
 from flinkray.operators.ranking import Int64Array, OrderBy, order_codes, top_rows
 from flinkray.operators.restore import TableCapture, capture_watermark, restored_watermark
 from flinkray.operators.window_panes import PANE, PaneBuffer, encode_panes, replay_panes
+from flinkray.state.arrow_buffers import words_of
+from flinkray.state.grouping import pane_starts, sort_by_pane
 from flinkray.state.key_hash import hash_keys, key_groups
 
 _ROWS = "rows"
@@ -94,22 +96,24 @@ class WindowTopNOperator(Operator):
                 )
             for start, rows in replay_panes(chain, self._panes.schema).items():
                 if self._dropped_at(start) > self._over_until:
-                    self._keep(start, rows, generation=0)
+                    self._keep(start, rows, rows.nbytes, generation=0)
         if state.continues:
             self._history.restored(checkpoint_id, state.chains[0])
 
     # --- rows and time
 
     def process(self, batch: pa.RecordBatch, input_index: int, out: Output) -> None:
-        touched = []
-        for start, positions in self._by_pane(batch.column(EVENT_TIME).to_numpy()):
-            rows = batch.take(pa.array(positions))
-            if self._dropped_at(start) <= self._over_until:
-                self._too_late(rows, out)
-            else:
-                touched.append(start)
-                self._keep(start, rows, self._history.generation)
-        self._fire(self._ended_windows_of(touched), out)
+        starts, pane = self._panes_of(words_of(batch.column(EVENT_TIME)))
+        best = top_rows(batch, self._keys, self._by, self._n, pane)
+        late = [number for number, start in enumerate(starts) if self._dropped_at(start) <= self._over_until]
+        for number in late:
+            self._too_late(batch.take(pa.array(np.flatnonzero(pane == number))), out)
+        if late:
+            best = best[~np.isin(pane[best], late)]
+        self._keep_all(batch.take(pa.array(best)), starts, np.bincount(pane[best], minlength=len(starts)).tolist())
+        if self._lateness_us:
+            touched = [start for number, start in enumerate(starts) if number not in late]
+            self._fire(self._ended_windows_of(touched), out)
         self._measure()
 
     def on_watermark(self, watermark_us: int, out: Output) -> None:
@@ -134,28 +138,55 @@ class WindowTopNOperator(Operator):
         else:
             self.context.metrics.late_rows += rows.num_rows
 
-    def _keep(self, start: int, rows: pa.RecordBatch, generation: int) -> None:
+    def _keep_all(self, rows: pa.RecordBatch, starts: Sequence[int], counts: Sequence[int]) -> None:
+        """Rows in order of their panes: so many of each."""
+        row_bytes, first = rows.nbytes / max(1, rows.num_rows), 0
+        for start, count in zip(starts, counts, strict=True):
+            if count:
+                self._keep(start, rows.slice(first, count), round(row_bytes * count), self._history.generation)
+                first += count
+
+    def _keep(self, start: int, rows: pa.RecordBatch, size_bytes: int, generation: int) -> None:
         if start not in self._panes:
             heapq.heappush(self._pending_drops, (self._dropped_at(start), start))
             for end in self._ends_of(start):
                 if end > self._over_until:
                     heapq.heappush(self._pending_ends, end)
-        self._panes.add(start, rows, generation)
+        self._panes.add(start, rows, size_bytes, generation)
 
     def _fire(self, ends: Sequence[int], out: Output) -> None:
+        """Windows come out in the order given, several in a batch."""
+        batches: list[pa.RecordBatch] = []
+        fired: list[int] = []
+        counts: list[int] = []
         for end in ends:
-            rows = self._panes.best(range(end - self._span_us, end, self._window.pane_us))
-            if rows is not None:
-                rows = self._result(rows, end) if self._final else rows
-                for offset in range(0, rows.num_rows, self.context.batch_rows):
-                    out.emit(rows.slice(offset, self.context.batch_rows))
+            found, rows = self._panes.among(range(end - self._span_us, end, self._window.pane_us))
+            if counts and sum(counts) + rows > self.context.batch_rows:
+                self._emit_best(batches, np.array(fired), counts, out)
+                batches, fired, counts = [], [], []
+            if rows:
+                batches += found
+                fired.append(end)
+                counts.append(rows)
+        if counts:
+            self._emit_best(batches, np.array(fired), counts, out)
 
-    def _result(self, rows: pa.RecordBatch, end: int) -> pa.RecordBatch:
+    def _emit_best(self, batches: list[pa.RecordBatch], ends: Int64Array, counts: Sequence[int], out: Output) -> None:
+        """The best of each window; so many of the batches' rows are of each."""
+        rows, window = self._panes.joined(batches), np.repeat(np.arange(len(ends)), counts)
+        best = top_rows(rows, self._keys, self._by, self._n, window)
+        rows = rows.take(pa.array(best))
+        if self._final:
+            rows = self._result(rows, ends[window[best]])
+        for offset in range(0, rows.num_rows, self.context.batch_rows):
+            out.emit(rows.slice(offset, self.context.batch_rows))
+
+    def _result(self, rows: pa.RecordBatch, ends: Int64Array) -> pa.RecordBatch:
         columns = {name: rows.column(name) for name in rows.schema.names if name not in HIDDEN}
-        for name, at in (("window_start", end - self._window.size_us), ("window_end", end)):
+        for name, at in (("window_start", ends - self._window.size_us), ("window_end", ends)):
             if name not in columns:
-                columns[name] = pa.array(np.full(rows.num_rows, at), TIMESTAMP)
-        columns[EVENT_TIME] = pa.array(np.full(rows.num_rows, end - 1, np.int64))
+                columns[name] = pa.array(at, TIMESTAMP)
+        columns[EVENT_TIME] = pa.array(ends - 1)
         schema = self.context.output_schema
         if schema is None:
             return pa.RecordBatch.from_pydict(columns)
@@ -179,14 +210,15 @@ class WindowTopNOperator(Operator):
     def _span_us(self) -> int:
         return self._window.size_us if self._final else self._window.pane_us
 
-    def _by_pane(self, times: Int64Array) -> list[tuple[int, Int64Array]]:
-        """Starts of the panes, and the positions of their rows, in order."""
-        pane_us, offset_us = self._window.pane_us, self._window.offset_us
-        starts = (times - offset_us) // pane_us * pane_us + offset_us
-        order = np.arange(len(starts)) if starts.min() == starts.max() else np.argsort(starts, kind="stable")
-        in_order = starts[order]
-        firsts = np.flatnonzero(np.diff(in_order)) + 1
-        return [(int(starts[part[0]]), part) for part in np.split(order, firsts)]
+    def _panes_of(self, times: Int64Array) -> tuple[list[int], Int64Array]:
+        """(Starts of the panes in order, each row's pane as a position in them.)"""
+        order, starts, bounds = sort_by_pane(pane_starts(times, self._window.pane_us, self._window.offset_us))
+        in_order = np.repeat(np.arange(len(starts)), np.diff(bounds))
+        if order is None:
+            return starts.tolist(), in_order
+        pane = np.empty(len(times), np.int64)
+        pane[order] = in_order
+        return starts.tolist(), pane
 
     def _ends_of(self, start: int) -> range:
         """Ends of the windows that hold the pane."""

@@ -27,6 +27,7 @@ _KERNELS = (
     "sessions",
     "timer_kernels",
     "timers",
+    "ranking_kernels",
     "window_kernels",
 )
 

@@ -295,3 +295,20 @@ def test_two_stages_with_restores_equal_the_oracle(seed, window, keys):
             stages.restart(step, plan[step // 4], step - 4 if same else None)
     stages.watermark(2**62)
     assert sorted(stages.out) == oracle(rows, window, keys, stages.options["n"])
+
+
+@pytest.mark.parametrize("keys", [(), ("shop",)], ids=str)
+@pytest.mark.parametrize("n", [1, 3, 40, 5000])
+def test_groups_are_ranked_apart_and_come_out_one_after_the_other(keys, n):
+    random = np.random.default_rng(n)
+    rows = pa.RecordBatch.from_pydict(
+        {"shop": random.choice(["a", "b", None], 4000).tolist(), "sold": random.integers(0, 900, 4000), "item": random.integers(0, 3, 4000)}
+    )
+    groups = random.integers(0, 5, 4000)
+    best = top_rows(rows, keys, (("sold", "desc"), ("item", "asc")), n, groups)
+    assert groups[best].tolist() == sorted(groups[best].tolist())
+    members = defaultdict(list)
+    for position, (group, r) in enumerate(zip(groups.tolist(), rows.to_pylist(), strict=True)):
+        members[group, *(r[key] for key in keys)].append(((-r["sold"], r["item"]), position))
+    expected = [p for group in members.values() for value, p in group if sum(other < value for other, _ in group) < n]
+    assert sorted(best.tolist()) == sorted(expected)
