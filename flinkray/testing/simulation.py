@@ -7,6 +7,7 @@ and processes killed on the way.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,9 @@ START_S = 0.3
 """A TaskManager's start, warming included."""
 
 LIMIT_S = 600.0
+
+_numbers = itertools.count()
+"""Every simulation of this process has memory storage and an output of its own."""
 
 
 @dataclass
@@ -185,7 +189,7 @@ class _Simulation:
         self.seed = seed
         self.world = World(seed)
         self.network = SimulatedNetwork(self.world)
-        name = f"simulated-{seed}-{kills}"
+        name = f"simulated-{next(_numbers)}"
         checkpointing = Checkpointing(interval=interval, min_pause="0s", storage=f"memory://{name}")
         env = StreamEnvironment(name, parallelism=parallelism, runtime="local", checkpointing=checkpointing)
         build_job(env).sink_to(SimulatedSink(name), uid="simulated")
@@ -208,6 +212,8 @@ class _Simulation:
         self.world.after(self.world.delay_s(STORAGE_DELAY_S), self._open)
         self._tick()
         self.world.run(lambda: self.core.status.terminal, LIMIT_S)
+        store = open_store(f"memory://{self.bundle.application}", self.bundle.application)
+        store.delete(store.list(""))
 
     def report(self, expected: list[dict[str, Any]]) -> SimulationReport:
         return SimulationReport(
