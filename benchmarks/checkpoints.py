@@ -97,12 +97,16 @@ def main() -> None:
     print(f"{options.keys:,} keys, medians of {options.repeat}: {cost['bytes_per_key_in_memory']:.0f} bytes a key in memory")
     print(f"first checkpoint: sync part {cost['full_sync_ms']:.1f} ms, {cost['full_bytes']:,.0f} bytes")
     share = cost["delta_bytes"] / cost["full_bytes"]
-    print(f"after touching 1 % of the keys: sync part {cost['delta_sync_ms']:.1f} ms, {cost['delta_bytes']:,.0f} bytes, {share:.1%} of the first")
+    print(
+        f"after touching 1 % of the keys: sync part {cost['delta_sync_ms']:.1f} ms, {cost['delta_bytes']:,.0f} bytes, {share:.1%} of the first"
+    )
     document: dict[str, Any] = {"snapshot": cost}
     if options.files:
         pairs = [(throughput("1s", options.files), throughput(None, options.files)) for _ in range(options.repeat)]
         ratio = statistics.median(with_ / without for with_, without in pairs)
-        print(f"throughput with a 1 s interval: {ratio:.1%} of that without (median of {options.repeat} pairs; {pairs[-1][0] / 1e6:.1f} M rows/s)")
+        print(
+            f"throughput with a 1 s interval: {ratio:.1%} of that without (median of {options.repeat} pairs; {pairs[-1][0] / 1e6:.1f} M rows/s)"
+        )
         document["throughput_ratio"] = ratio
     if options.json:
         Path(options.json).write_text(json.dumps(document, indent=2))

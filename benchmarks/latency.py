@@ -133,12 +133,22 @@ def measure(kind: str, rate: int, seconds: float, parallelism: int) -> dict[str,
             out.sink_to(LatencySink("created", folder), uid="out")
         else:
             out = rows.key_by("key").window(fr.windows.Tumbling("1s")).aggregate(total=fr.agg.sum("value"))
-            out.filter(fr.col("window_end") < fr.lit(2**62).cast("timestamp[us, UTC]")).sink_to(LatencySink("window_end", folder), uid="out")
+            out.filter(fr.col("window_end") < fr.lit(2**62).cast("timestamp[us, UTC]")).sink_to(
+                LatencySink("window_end", folder), uid="out"
+            )
         result = env.execute()
         late_ms = np.concatenate([np.load(path) for path in Path(folder).glob("*.npy")]) / 1e3
     late_ms = late_ms[late_ms >= 0]  # the last windows fire at the end of input, before their end
     p50, p99, p999 = np.percentile(late_ms, [50, 99, 99.9])
-    return {"kind": kind, "rate": rate, "rows": len(late_ms), "p50_ms": p50, "p99_ms": p99, "p999_ms": p999, "records_in": result.records_in}
+    return {
+        "kind": kind,
+        "rate": rate,
+        "rows": len(late_ms),
+        "p50_ms": p50,
+        "p99_ms": p99,
+        "p999_ms": p999,
+        "records_in": result.records_in,
+    }
 
 
 def main() -> None:
@@ -150,7 +160,9 @@ def main() -> None:
     options = parser.parse_args()
     results = [measure(kind, options.rate, options.seconds, options.parallelism) for kind in ("running", "window")]
     for r in results:
-        print(f"{r['kind']:8} {r['rate']:,} rows/s: p50 {r['p50_ms']:.1f} ms, p99 {r['p99_ms']:.1f} ms, p99.9 {r['p999_ms']:.1f} ms ({r['rows']:,} rows)")
+        print(
+            f"{r['kind']:8} {r['rate']:,} rows/s: p50 {r['p50_ms']:.1f} ms, p99 {r['p99_ms']:.1f} ms, p99.9 {r['p999_ms']:.1f} ms ({r['rows']:,} rows)"
+        )
     if options.json:
         Path(options.json).write_text(json.dumps(results, indent=2))
 

@@ -75,7 +75,9 @@ def cancel(name: str) -> int:
         print(f"job {name} has ended already: {record['status']['status']}")
         return 0
     if not writer_lives(record):
-        raise UsageError(f"job {name} is not running: its process {record['pid']} is gone; start it again to go on from its latest checkpoint")
+        raise UsageError(
+            f"job {name} is not running: its process {record['pid']} is gone; start it again to go on from its latest checkpoint"
+        )
     if record["runtime"] == "local":
         if record["host"] != os.uname().nodename:
             raise UsageError(f"job {name} runs in a process on {record['host']}; cancel it there")
@@ -85,7 +87,9 @@ def cancel(name: str) -> int:
     deadline = time.monotonic() + CANCEL_TIMEOUT_S
     while (found := record["status"]["status"]) not in ENDED and writer_lives(record):
         if time.monotonic() > deadline:
-            raise WaitTimeoutError(f"job {name} was asked to end and is {found} after {CANCEL_TIMEOUT_S:.0f} s; it may still end; ask again safely")
+            raise WaitTimeoutError(
+                f"job {name} was asked to end and is {found} after {CANCEL_TIMEOUT_S:.0f} s; it may still end; ask again safely"
+            )
         time.sleep(0.1)
         record = find_record(name)
     print(f"job {name}: {found if found in ENDED else 'its process has ended'}")

@@ -80,7 +80,9 @@ def demo(fast: bool) -> int:
     for auction, start, bids in _rows(answer)[-3:]:
         _say(f"window from {start}: auction {auction} with {bids:,} bids")
     verdict = "the same" if equal else "DIFFERENT"
-    _say(f"flinkray {answer.num_rows} rows, DuckDB over the same bids {expected.num_rows} rows: {verdict} ({time.monotonic() - started:.0f} s in all)")
+    _say(
+        f"flinkray {answer.num_rows} rows, DuckDB over the same bids {expected.num_rows} rows: {verdict} ({time.monotonic() - started:.0f} s in all)"
+    )
     return 0 if equal else 1
 
 
@@ -116,7 +118,9 @@ def _run_and_kill(job: JobHandle) -> fr.JobResult:
 
 def _rows(table: pa.Table) -> list[tuple]:
     micros = table.set_column(1, "window_start", table["window_start"].cast(pa.timestamp("us", "UTC")))
-    return sorted(zip(*(micros[name].to_pylist() for name in ("auction", "window_start", "bids")), strict=True), key=lambda row: (row[1], row[0]))
+    return sorted(
+        zip(*(micros[name].to_pylist() for name in ("auction", "window_start", "bids")), strict=True), key=lambda row: (row[1], row[0])
+    )
 
 
 def _say(text: str) -> None:

@@ -48,9 +48,7 @@ def collect(environment: StreamEnvironment, node: LogicalNode, limit: int | None
     return table if limit is None else table.slice(0, limit)
 
 
-def collect_graph(
-    environment: StreamEnvironment, node: LogicalNode, limit: int | None, max_bytes: int
-) -> tuple[JobGraph, str]:
+def collect_graph(environment: StreamEnvironment, node: LogicalNode, limit: int | None, max_bytes: int) -> tuple[JobGraph, str]:
     """The plan, and the uid of the sink that gathers the rows."""
     from flinkray.connectors.memory import CollectSink
 

@@ -18,9 +18,7 @@ OutputSchema: TypeAlias = pa.Schema | Mapping[str, Any] | type
 """A pyarrow schema, `{"name": "type"}`, a TypedDict or a dataclass."""
 
 
-def listed_columns(
-    columns: Sequence[str | Expression], named: Mapping[str, Any], what: str
-) -> list[tuple[str, Expression]]:
+def listed_columns(columns: Sequence[str | Expression], named: Mapping[str, Any], what: str) -> list[tuple[str, Expression]]:
     """Names and expressions, in the order given."""
     listed = [_named(column, what) for column in columns]
     return listed + [(name, as_expression(value)) for name, value in named.items()]

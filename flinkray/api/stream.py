@@ -82,9 +82,7 @@ class DataStream(_Step):
 
     # -- rows -----------------------------------------------------------------------------------------------------
 
-    def filter(
-        self, predicate: Expression | Callable[[Row], Any], *, uid: str | None = None, name: str | None = None
-    ) -> DataStream:
+    def filter(self, predicate: Expression | Callable[[Row], Any], *, uid: str | None = None, name: str | None = None) -> DataStream:
         """Rows for which an expression is true (not false, not null), or a function of the row (a dict) is truthy."""
         if callable(predicate) and not isinstance(predicate, Expression):
             return self._then(resolve.function_node(self._node, "filter_fn", predicate, None))._label(uid, name)

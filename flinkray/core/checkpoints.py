@@ -77,7 +77,9 @@ class CheckpointCoordinator:
             return False
         since_start = now - self._last_start if self._last_start is not None else None
         since_end = now - self._last_end if self._last_end is not None else None
-        return (since_start is None or since_start >= self.policy.interval_s) and (since_end is None or since_end >= self.policy.min_pause_s)
+        return (since_start is None or since_start >= self.policy.interval_s) and (
+            since_end is None or since_end >= self.policy.min_pause_s
+        )
 
     def run_started(self, now: float) -> None:
         """All tasks of an attempt run: the first checkpoint comes one interval from now."""

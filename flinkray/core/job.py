@@ -215,7 +215,9 @@ class JobCore:
         elif self.status is JobStatus.DEPLOYING:
             if now - self._deployed_at > DEPLOY_TIMEOUT_S:
                 missing = sorted(set(range(self.workers.slots)) - self._running)
-                self._attempt_failed("process", f"slots {missing} were not running {DEPLOY_TIMEOUT_S:.0f} s after their deployment", None, now, out)
+                self._attempt_failed(
+                    "process", f"slots {missing} were not running {DEPLOY_TIMEOUT_S:.0f} s after their deployment", None, now, out
+                )
         elif self.status is JobStatus.RUNNING:
             self._advance_checkpoints(now, out)
         for message in self._outstanding.values():
@@ -397,7 +399,11 @@ class JobCore:
         older = max((known for known in self.contents if damaged is not None and known < damaged), default=None)
         if older is None:
             return f"no older checkpoint is left to restore from; start afresh with --restore none (object {object_name})"
-        visible = sorted(uid for uid, pending in self.contents[damaged].transactions.items() if uid in self.transactional_uids and pending) if damaged else []
+        visible = (
+            sorted(uid for uid, pending in self.contents[damaged].transactions.items() if uid in self.transactional_uids and pending)
+            if damaged
+            else []
+        )
         if visible and not self.settings.allow_repeated_output:
             return (
                 f"falling back to checkpoint {older} would write again what sinks {', '.join(visible)} have committed since; "

@@ -217,7 +217,18 @@ class SinkRows:
 
 
 ReportBody = (
-    Ready | Running | Triggered | Aborted | Acknowledged | CheckpointDeclined | Committed | SlotEnded | TaskFailed | PeerLost | Stats | SinkRows
+    Ready
+    | Running
+    | Triggered
+    | Aborted
+    | Acknowledged
+    | CheckpointDeclined
+    | Committed
+    | SlotEnded
+    | TaskFailed
+    | PeerLost
+    | Stats
+    | SinkRows
 )
 
 

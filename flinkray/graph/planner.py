@@ -33,6 +33,4 @@ def plan(sinks: Sequence[SinkNode], parallelism: int, max_parallelism: int) -> J
 def _check_parallelism(nodes: Sequence[LogicalNode], max_parallelism: int) -> None:
     for node in nodes:
         if node.label.parallelism is not None and node.label.parallelism > max_parallelism:
-            raise PlanError(
-                f"{node.display_name}: parallelism {node.label.parallelism} is above max_parallelism {max_parallelism}"
-            )
+            raise PlanError(f"{node.display_name}: parallelism {node.label.parallelism} is above max_parallelism {max_parallelism}")

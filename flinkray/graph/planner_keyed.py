@@ -33,9 +33,7 @@ def lower_aggregate(lowering: Lowering, node: AggregateNode) -> Port:
         params |= {"emit": node.emit}
     else:
         params |= {"window": node.window, "lateness_us": node.lateness_us, "late_tag": node.late_tag}
-    draft = _keyed_draft(
-        lowering, node, "keyed_aggregate" if node.window is None else "window_aggregate", params, port, keys, parallelism
-    )
+    draft = _keyed_draft(lowering, node, "keyed_aggregate" if node.window is None else "window_aggregate", params, port, keys, parallelism)
     draft.notes.insert(0, _describe_aggregates(node))
     if obstacle is not None:
         draft.notes.append(f"not aggregated before the shuffle: {obstacle}")
@@ -129,9 +127,7 @@ def lower_top_n(lowering: Lowering, node: TopNNode) -> Port:
         )
         port = local.output
     params |= {"lateness_us": node.lateness_us, "late_tag": node.late_tag, "final": True}
-    draft = _keyed_draft(
-        lowering, node, "window_top_n", params, port, node.keys, lowering.parallelism(node) if node.keys else 1
-    )
+    draft = _keyed_draft(lowering, node, "window_top_n", params, port, node.keys, lowering.parallelism(node) if node.keys else 1)
     order = ", ".join(f"{name} {direction}" for name, direction in node.by)
     over = f"per {', '.join(node.keys)}" if node.keys else "over all rows"
     draft.notes.insert(0, f"first {node.n} by {order}, ties kept, {over}, window {node.window.describe()}")

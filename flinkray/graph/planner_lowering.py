@@ -24,9 +24,7 @@ SPLITS = pa.schema([("split", pa.string()), ("size", pa.int64())])
 class Lowering:
     """One pass over the nodes, inputs first. `ports` says where each node's rows can be had."""
 
-    def __init__(
-        self, nodes: Sequence[LogicalNode], uids: Mapping[int, str], needs: Mapping[OutputKey, Need], parallelism: int
-    ) -> None:
+    def __init__(self, nodes: Sequence[LogicalNode], uids: Mapping[int, str], needs: Mapping[OutputKey, Need], parallelism: int) -> None:
         self.drafts = Drafts()
         self.uids = uids
         self.default_parallelism = parallelism
@@ -57,9 +55,7 @@ class Lowering:
     def parallelism(self, node: LogicalNode) -> int:
         return node.label.parallelism or self.default_parallelism
 
-    def draft(
-        self, node: LogicalNode, kind: str, params: Mapping[str, object], rows: RowType, links: Sequence[Link]
-    ) -> Draft:
+    def draft(self, node: LogicalNode, kind: str, params: Mapping[str, object], rows: RowType, links: Sequence[Link]) -> Draft:
         return self.drafts.add(
             Draft(
                 uid=self.uids[node.serial],

@@ -35,9 +35,7 @@ def source_node(source: Source, watermark: WatermarkStrategy | None) -> SourceNo
     check_names(schema.names, source.describe())
     if watermark is not None:
         check_watermark(schema, watermark)
-    return SourceNode(
-        inputs=(), rows=RowType(schema, event_time=watermark is not None), source=source, watermark=watermark
-    )
+    return SourceNode(inputs=(), rows=RowType(schema, event_time=watermark is not None), source=source, watermark=watermark)
 
 
 def filter_node(stream: LogicalNode, predicate: Expression) -> FilterNode:
@@ -64,9 +62,7 @@ def project_node(stream: LogicalNode, columns: Sequence[tuple[str, Expression]],
     return ProjectNode(inputs=(stream,), rows=rows, columns=columns)
 
 
-def _renamed_key(
-    stream: LogicalNode, columns: Sequence[tuple[str, Expression]], what: str
-) -> tuple[str, ...] | None:
+def _renamed_key(stream: LogicalNode, columns: Sequence[tuple[str, Expression]], what: str) -> tuple[str, ...] | None:
     """A changelog's key under its new names; a changelog that loses its key could not be read any more."""
     key = stream.rows.change_key
     if key is None:

@@ -76,9 +76,7 @@ def aggregate_node(
     )
 
 
-def _named(
-    schema: pa.Schema, calls: Mapping[str, AggregateCall]
-) -> tuple[tuple[Aggregate, ...], tuple[tuple[str, Expression], ...]]:
+def _named(schema: pa.Schema, calls: Mapping[str, AggregateCall]) -> tuple[tuple[Aggregate, ...], tuple[tuple[str, Expression], ...]]:
     """Aggregates over columns, and the columns that have to be computed for them (the same expression once)."""
     arguments: dict[str, Expression] = {}
     names: dict[str, str] = {}

@@ -296,5 +296,3 @@ def now_iso() -> str:
 
 def iso(micros: int) -> str:
     return datetime.fromtimestamp(micros / 1e6, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-

@@ -190,10 +190,14 @@ class JobStorage(StorageOfJob):
         found = [entry for entry in view.manifests if text in (str(_checkpoint(entry)), names[entry.number])]
         if not found:
             known = sorted(_checkpoint(entry) for entry in view.manifests)
-            raise RestoreError(f"there is no checkpoint {text} of {self._bundle.application} in {self._store.uri}; there are: {known or 'none'}")
+            raise RestoreError(
+                f"there is no checkpoint {text} of {self._bundle.application} in {self._store.uri}; there are: {known or 'none'}"
+            )
         if len(found) > 1:
             several = ", ".join(names[entry.number] for entry in found)
-            raise RestoreError(f"checkpoint {text} of {self._bundle.application} was written {len(found)} times; give one as checkpoint:NAME: {several}")
+            raise RestoreError(
+                f"checkpoint {text} of {self._bundle.application} was written {len(found)} times; give one as checkpoint:NAME: {several}"
+            )
         chosen = found[0]
         at = _checkpoint(chosen)
         others = [entry for entry in view.manifests if entry is not chosen]
@@ -228,7 +232,9 @@ class JobStorage(StorageOfJob):
         if damaged is None:
             return manifests
         if not manifests:
-            raise DamagedObjectError(damaged.object_name, f"{damaged.reason}; no older checkpoint is left: start afresh with --restore none")
+            raise DamagedObjectError(
+                damaged.object_name, f"{damaged.reason}; no older checkpoint is left: start afresh with --restore none"
+            )
         if transactional_uids(self._bundle.graph) and not self._bundle.config.allow_repeated_output:
             raise DamagedObjectError(
                 damaged.object_name,

@@ -54,7 +54,11 @@ def _graph(env: StreamEnvironment) -> JobGraph:
     numbers = pa.array(range(ROWS), pa.int64())
     texts = pa.array([f"key {i % 7}" for i in range(ROWS)])
     rows = pa.table({"key": numbers, "text": texts, "at": numbers})
-    stream = env.from_source(MemorySource(rows), watermark=WatermarkStrategy("at"), uid="in").filter(col("key") >= 0).with_columns(twice=col("key") * 2)
+    stream = (
+        env.from_source(MemorySource(rows), watermark=WatermarkStrategy("at"), uid="in")
+        .filter(col("key") >= 0)
+        .with_columns(twice=col("key") * 2)
+    )
     count, total = agg.count(), agg.sum("twice")
     counts = stream.key_by("key").window(sliding("5ms", "1ms")).aggregate(n=count, total=total).uid("windows")
     counts.window_all(tumbling("1ms")).top_n(1, by="n").uid("top").sink_to(BlackholeSink(), uid="a")

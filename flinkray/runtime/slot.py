@@ -67,9 +67,7 @@ class Slot:
         self.ended = False
         self.first_row_at_us: int | None = None
         """When the first row of this attempt reached a sink here."""
-        self._sinks = [
-            task.chain.metrics[spec.uid] for task in self.tasks for spec in task.chain.vertex.operators if spec.kind == "sink"
-        ]
+        self._sinks = [task.chain.metrics[spec.uid] for task in self.tasks for spec in task.chain.vertex.operators if spec.kind == "sink"]
 
     # -- building -------------------------------------------------------------------------------------------------
 

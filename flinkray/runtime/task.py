@@ -185,7 +185,9 @@ class Task:
         started = time.perf_counter()
         captures = self.chain.snapshot(barrier)
         transactions = {
-            uid: tuple(operator.transactions_uncommitted) for uid, operator in self.chain.operators() if hasattr(operator, "transactions_uncommitted")
+            uid: tuple(operator.transactions_uncommitted)
+            for uid, operator in self.chain.operators()
+            if hasattr(operator, "transactions_uncommitted")
         }
         done = time.perf_counter()
         align_ms = (started - aligning_since) * 1e3 if aligning_since is not None else 0.0

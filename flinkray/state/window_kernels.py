@@ -84,9 +84,7 @@ def merge_panes(  # type: ignore[no-untyped-def]
             while state[ROW] < pane[KEYS]:
                 start, count = state[ROW], state[COUNT]
                 end = min(start + BLOCK, pane[KEYS])
-                if count + end - start > hashes.size or (
-                    not single and is_full(count - bounds[window] + end - start, buckets.shape[0])
-                ):
+                if count + end - start > hashes.size or (not single and is_full(count - bounds[window] + end - start, buckets.shape[0])):
                     return False
                 if not single and buckets.shape[0] > _PREFETCH_ABOVE:
                     for i in range(start, end):

@@ -139,9 +139,7 @@ class _SimulatedWorker:
         store = open_store(checkpointing.storage, simulation.bundle.application)
         exchange = SimulatedExchange(simulation.network, instance, self.schedule)
         self.endpoint = exchange.endpoint
-        self.task_manager = TaskManager(
-            instance, exchange, _SimulatedBackground(self._world), simulation.bundle, store, self._world.clock
-        )
+        self.task_manager = TaskManager(instance, exchange, _SimulatedBackground(self._world), simulation.bundle, store, self._world.clock)
 
     def schedule(self, delay_s: float = STEP_S) -> None:
         if not self._scheduled and not self.dead:

@@ -26,13 +26,17 @@ RATE = 100_000
 TIMEOUT_S = 90.0
 
 
-def start(tmp_path: Path, name: str, sink: Callable[[Sink], Sink] = lambda inner: inner, rows: int = ROWS, rate: float | None = RATE) -> JobHandle:
+def start(
+    tmp_path: Path, name: str, sink: Callable[[Sink], Sink] = lambda inner: inner, rows: int = ROWS, rate: float | None = RATE
+) -> JobHandle:
     env = fr.StreamEnvironment(
         name,
         parallelism=2,
         checkpointing=fr.Checkpointing(interval="1s", min_pause="100ms", storage=f"file://{tmp_path}/checkpoints"),
     )
-    bids = env.from_source(fr.sources.Nexmark(stream="bid", rows=rows, rate=rate), watermark=fr.Watermarks.bounded("date_time", "1s"), uid="bids")
+    bids = env.from_source(
+        fr.sources.Nexmark(stream="bid", rows=rows, rate=rate), watermark=fr.Watermarks.bounded("date_time", "1s"), uid="bids"
+    )
     hottest = (
         bids.key_by("auction")
         .window(fr.windows.Sliding("10s", "2s"))
@@ -71,7 +75,10 @@ def kill(status: dict[str, Any], role: str, index: int = 0) -> int:
 
 def check(tmp_path: Path, rows: int = ROWS) -> None:
     answer = pq.read_table(tmp_path / "out")
-    same(answer.select(["auction", "window_start", "bids"]), hot_items(nexmark_table("bid", rows, 0)).select(["auction", "window_start", "bids"]))
+    same(
+        answer.select(["auction", "window_start", "bids"]),
+        hot_items(nexmark_table("bid", rows, 0)).select(["auction", "window_start", "bids"]),
+    )
 
 
 def finish(job: JobHandle, tmp_path: Path, restarts: int, rows: int = ROWS) -> JobResult:
@@ -114,7 +121,9 @@ def test_a_task_manager_killed_during_a_checkpoint(tmp_path: Path) -> None:
 def test_two_kills_in_a_row(tmp_path: Path) -> None:
     job = start(tmp_path, "kill-twice")
     first = kill(until(job, running(1)), "active")
-    status = until(job, lambda s: s["restarts"] >= 1 and len([tm for tm in s["task_managers"] if tm["role"] == "active" and tm["pid"] != first]) == 2)
+    status = until(
+        job, lambda s: s["restarts"] >= 1 and len([tm for tm in s["task_managers"] if tm["role"] == "active" and tm["pid"] != first]) == 2
+    )
     kill(status, "active", 1)
     finish(job, tmp_path, restarts=2)
 

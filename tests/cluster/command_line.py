@@ -52,7 +52,9 @@ def write_script(folder: Path, name: str, text: str) -> str:
 def in_background(folder: Path, *arguments: str, **more: str) -> Iterator[subprocess.Popen[str]]:
     """A command that goes on. Its output is in `folder`/stdout and stderr; ended, at the latest, with the block."""
     with open(folder / "stdout", "w") as out, open(folder / "stderr", "w") as err:
-        process = subprocess.Popen(command(*arguments), stdout=out, stderr=err, stdin=subprocess.DEVNULL, text=True, env=environment(**more))
+        process = subprocess.Popen(
+            command(*arguments), stdout=out, stderr=err, stdin=subprocess.DEVNULL, text=True, env=environment(**more)
+        )
     try:
         yield process
     finally:
@@ -133,7 +135,11 @@ def nothing_is_left_in_the_cluster(job: str) -> None:
 
     def left() -> list[Any]:
         actors = [entry["name"] for entry in ray.util.list_named_actors(all_namespaces=True) if entry["name"].startswith(f"{job}/")]
-        groups = [group for group in ray.util.placement_group_table().values() if group["name"] == f"flinkray/{job}" and group["state"] != "REMOVED"]
+        groups = [
+            group
+            for group in ray.util.placement_group_table().values()
+            if group["name"] == f"flinkray/{job}" and group["state"] != "REMOVED"
+        ]
         return [*actors, *groups]
 
     until(lambda: not left(), f"the end of {left()}", timeout_s=20)

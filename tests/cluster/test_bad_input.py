@@ -146,7 +146,12 @@ def test_storage_that_does_not_answer_is_said_in_seconds(tmp_path: Path, files: 
     key = str(tmp_path / "app.key")
     assert flinkray("keys", "generate", key).returncode == 0
     started_at = time.monotonic()
-    dead = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret", "FLINKRAY_KEY": Path(key).read_text().strip()}
+    dead = {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+        "AWS_ACCESS_KEY_ID": "id",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "FLINKRAY_KEY": Path(key).read_text().strip(),
+    }
     refused(run_copy(tmp_path, "Csv", "{}", "--storage", "s3://bucket/prefix", **dead), 1, "s3://bucket/prefix")
     assert time.monotonic() - started_at < 30
     assert not (tmp_path / "out").exists()
@@ -167,7 +172,10 @@ def test_an_unknown_checkpoint_is_refused_before_anything_is_written(tmp_path: P
     assert written(tmp_path) == before
 
 
-@pytest.mark.parametrize("wrong", [["--restore", "yesterday"], ["--parallelism", "0"], ["--checkpoint-interval", "often"], ["--storage", "s4://b"], ["--name", "a/b"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [["--restore", "yesterday"], ["--parallelism", "0"], ["--checkpoint-interval", "often"], ["--storage", "s4://b"], ["--name", "a/b"]],
+)
 def test_a_wrong_option_is_refused_before_anything_is_written(tmp_path: Path, files: Path, wrong: list[str]) -> None:
     (files / "rows.csv").write_text("a\n1\n")
     refused(run_copy(tmp_path, "Csv", "{}", *wrong), 2, wrong[1])
@@ -191,7 +199,12 @@ def test_a_plain_script_ends_with_the_message(tmp_path: Path, files: Path) -> No
     (files / "rows.csv").write_text("a\n1\n2\n")
     script = write_script(tmp_path, "boom", BOOM)
     answer = subprocess.run(
-        [sys.executable, script, str(files)], env=environment(FLINKRAY_RUNTIME="local"), capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, script, str(files)],
+        env=environment(FLINKRAY_RUNTIME="local"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert answer.returncode == 1
     end = answer.stderr[answer.stderr.rindex("flinkray.errors.OperatorError: ") :]
@@ -217,7 +230,9 @@ def test_a_script_that_fails_by_itself_shows_its_own_traceback_only(tmp_path: Pa
 
 def test_a_function_that_cannot_travel_is_refused_by_its_uid(tmp_path: Path, files: Path) -> None:
     (files / "rows.csv").write_text("a\n1\n")
-    locked = BOOM.replace("import sys\n", "import sys, threading\nlock = threading.Lock()\n").replace("return ratio(row)", "return lock and ratio(row)")
+    locked = BOOM.replace("import sys\n", "import sys, threading\nlock = threading.Lock()\n").replace(
+        "return ratio(row)", "return lock and ratio(row)"
+    )
     script = write_script(tmp_path, "locked", locked)
     refused(flinkray("run", script, "--runtime", "ray", "--", str(files)), 2, "'prices'", "lock", "make them inside the function")
 

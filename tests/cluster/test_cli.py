@@ -127,7 +127,15 @@ def check_running(name: str, **more: str) -> None:
     assert {"id", "pid", "node_id", "zone", "role", "tasks"} <= active[0].keys()
     assert active[0]["tasks"]
     checkpoints = document["checkpoints"]
-    assert {"completed", "failed", "latest_id", "latest_duration_ms", "latest_sync_ms", "latest_bytes", "latest_age_ms"} <= checkpoints.keys()
+    assert {
+        "completed",
+        "failed",
+        "latest_id",
+        "latest_duration_ms",
+        "latest_sync_ms",
+        "latest_bytes",
+        "latest_age_ms",
+    } <= checkpoints.keys()
     assert checkpoints["completed"] >= 1
     assert (document["status"], document["attempt"], document["restarts"]) == ("RUNNING", 1, 0)
     assert document["records_in"] > document["records_out"] > 0

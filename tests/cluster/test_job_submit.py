@@ -57,9 +57,7 @@ class Cluster:
         """`ray job ...`"""
         verb, *rest = arguments
         line = ["ray", "job", verb, "--address", self.server, *rest]
-        return subprocess.run(
-            line, cwd=self.working_dir, env=self.environment, capture_output=True, text=True, timeout=120, check=False
-        )
+        return subprocess.run(line, cwd=self.working_dir, env=self.environment, capture_output=True, text=True, timeout=120, check=False)
 
     def submit(self, *entrypoint: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         answer = self.job("submit", *options, "--working-dir", ".", "--", *entrypoint)
@@ -92,7 +90,9 @@ def cluster() -> Iterator[Cluster]:
             "--ray-client-server-port", client, "--temp-dir", f"{folder}/ray", "--disable-usage-stats", "--object-store-memory", "200000000",
         ]  # fmt: skip
         with open(f"{folder}/log", "w") as log:
-            process = subprocess.Popen(line, env=found.environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+            process = subprocess.Popen(
+                line, env=found.environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
         stack.callback(end, process)
         until(lambda: job_server_answers(found.server), "the job server", timeout_s=120)
         yield found

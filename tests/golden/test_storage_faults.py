@@ -28,7 +28,12 @@ def start(folder: Path, transactional: bool = True, rate: float | None = None, *
     for name, value in options.items():
         object.__setattr__(env.config, name, value)
     source = fr.sources.Memory(rows(), rate=rate)
-    totals = env.from_source(source, uid="in").key_by("key").aggregate(total=fr.agg.sum("value"), emit="batch" if not transactional else "final").uid("sum")
+    totals = (
+        env.from_source(source, uid="in")
+        .key_by("key")
+        .aggregate(total=fr.agg.sum("value"), emit="batch" if not transactional else "final")
+        .uid("sum")
+    )
     totals.sink_to(MemorySink("marked") if transactional else fr.sinks.Blackhole(), uid="out")
     return env.execute_async()
 

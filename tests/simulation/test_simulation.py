@@ -14,7 +14,9 @@ from jobs.hot_items import hot_items
 
 
 def windows(env: fr.StreamEnvironment) -> fr.DataStream:
-    bids = env.from_source(fr.sources.Nexmark("bid", rows=2_000, rate=1_500), watermark=fr.Watermarks.bounded("date_time", "50ms"), uid="bids")
+    bids = env.from_source(
+        fr.sources.Nexmark("bid", rows=2_000, rate=1_500), watermark=fr.Watermarks.bounded("date_time", "50ms"), uid="bids"
+    )
     counts = bids.key_by("auction").window(fr.windows.Sliding("100ms", "20ms"))
     return counts.aggregate(bids=fr.agg.count(), top=fr.agg.max("price")).uid("counts")
 
@@ -26,13 +28,17 @@ def two_inputs(env: fr.StreamEnvironment) -> fr.DataStream:
 
 
 def sessions(env: fr.StreamEnvironment) -> fr.DataStream:
-    bids = env.from_source(fr.sources.Nexmark("bid", rows=2_000, rate=1_500), watermark=fr.Watermarks.bounded("date_time", "50ms"), uid="bids")
+    bids = env.from_source(
+        fr.sources.Nexmark("bid", rows=2_000, rate=1_500), watermark=fr.Watermarks.bounded("date_time", "50ms"), uid="bids"
+    )
     return bids.key_by("bidder").window(fr.windows.Session("5ms")).aggregate(bids=fr.agg.count()).uid("sessions")
 
 
 def check(report: SimulationReport) -> None:
     tail = "\n".join(report.timeline[-25:])
-    assert report.exactly_once, f"seed {report.seed}: {report.status} {report.error}, {len(report.rows)} rows of {len(report.expected)}\n{tail}"
+    assert report.exactly_once, (
+        f"seed {report.seed}: {report.status} {report.error}, {len(report.rows)} rows of {len(report.expected)}\n{tail}"
+    )
     assert report.checkpoints >= 3
     assert report.expected
 

@@ -48,8 +48,10 @@ def test_columns_after_select_with_columns_and_drop(bids):
 
 
 def test_a_window_gives_keys_window_and_aggregates_with_their_types(bids):
-    result = bids.key_by("channel", "auction").window(fr.windows.Tumbling("10s")).aggregate(
-        n=fr.agg.count(), total=fr.agg.sum("price"), mean=fr.agg.mean("price"), time=fr.agg.last("date_time")
+    result = (
+        bids.key_by("channel", "auction")
+        .window(fr.windows.Tumbling("10s"))
+        .aggregate(n=fr.agg.count(), total=fr.agg.sum("price"), mean=fr.agg.mean("price"), time=fr.agg.last("date_time"))
     )
     assert result.schema == pa.schema(
         [

@@ -121,7 +121,9 @@ def test_an_attempt_is_journaled_before_its_deployment() -> None:
     driver = Driver()
     driver.give(Opened(5, None, (), 1, 1, 7))
     driver.start_workers()
-    kinds = [type(c) for c in driver.commands if isinstance(c, JournalAttempt) or (isinstance(c, Send) and isinstance(c.command.body, Deploy))]
+    kinds = [
+        type(c) for c in driver.commands if isinstance(c, JournalAttempt) or (isinstance(c, Send) and isinstance(c.command.body, Deploy))
+    ]
     assert kinds[0] is JournalAttempt
 
 

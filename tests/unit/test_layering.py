@@ -26,7 +26,20 @@ ALLOWED = {
 }
 """For each package, what it may import besides itself. `api` reaches the runtime inside functions only."""
 
-IMPURE = {"ray", "asyncio", "threading", "time", "random", "socket", "multiprocessing", "os", "subprocess", "pathlib", "concurrent", "secrets"}
+IMPURE = {
+    "ray",
+    "asyncio",
+    "threading",
+    "time",
+    "random",
+    "socket",
+    "multiprocessing",
+    "os",
+    "subprocess",
+    "pathlib",
+    "concurrent",
+    "secrets",
+}
 RAY_HOMES = ("runtime/ray/", "cli.py", "commands.py")
 
 
@@ -74,7 +87,12 @@ def test_ray_is_imported_in_its_shell_and_the_command_line_only() -> None:
 
 
 def test_the_api_reaches_the_runtime_inside_functions_only() -> None:
-    wrong = [f"{path.name}: {name}" for path in files("api") for name in imports(path, top_level_only=True) if name.startswith("flinkray.runtime")]
+    wrong = [
+        f"{path.name}: {name}"
+        for path in files("api")
+        for name in imports(path, top_level_only=True)
+        if name.startswith("flinkray.runtime")
+    ]
     assert wrong == []
 
 

@@ -22,8 +22,8 @@ from flinkray.core.messages import (
 )
 from flinkray.core.task_manager import (
     AbandonCheckpoint,
-    Built,
     BuildTasks,
+    Built,
     CloseTasks,
     CommitUpTo,
     InjectBarrier,

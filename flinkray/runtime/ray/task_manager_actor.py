@@ -39,9 +39,7 @@ class TaskManagerActor:
         folder = os.path.join(tempfile.gettempdir(), f"flinkray-{os.getuid()}", instance[:12])
         checkpointing = job.config.checkpointing
         store = open_store(checkpointing.storage, job.application, checkpointing.storage_options) if checkpointing else None
-        exchange = ZmqExchange(
-            instance, self._node_id, ray.util.get_node_ip_address(), folder, duration_s(job.config.heartbeat_timeout)
-        )
+        exchange = ZmqExchange(instance, self._node_id, ray.util.get_node_ip_address(), folder, duration_s(job.config.heartbeat_timeout))
         self._endpoint: Endpoint = exchange.endpoint
         self._task_manager = TaskManager(instance, exchange, ThreadBackground("tm"), job, store)
         self._orphan_timeout_s = duration_s(job.config.orphan_timeout)
