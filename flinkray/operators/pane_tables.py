@@ -93,7 +93,8 @@ class PaneTables:
         touched yet), valid until the next call."""
         table = self.table(pane)
         table.find_slots(rows.keys, start, stop, rows.slots)
-        count = self._layout.run(rows.program, table.rows, rows.slots[:stop], generation, rows.touched, start)
+        segments = np.array(((start, stop, 0),), np.int64)
+        count = self._layout.run(rows.program, table.rows, rows.slots, generation, rows.touched, segments)
         return rows.touched[:count]
 
     def advance(self, watermark_us: int) -> list[int]:

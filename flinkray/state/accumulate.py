@@ -146,7 +146,7 @@ def _run_spread(rows, slots, start, end, word, line):  # type: ignore[no-untyped
 
 
 @inlined
-def run_line(rows, slots, start, end, flag_word, line):  # type: ignore[no-untyped-def]
+def _run(rows, slots, start, end, flag_word, line):  # type: ignore[no-untyped-def]
     op, word = line[OP], np.uint64(line[WORD])
     if op == ADD_ONE:
         for i in range(start, end):
@@ -175,23 +175,40 @@ def run_line(rows, slots, start, end, flag_word, line):  # type: ignore[no-untyp
     return _run_sum(rows, slots, start, end, flag_word, word, line)
 
 
-@njit([types.int64(I8_ROWS, RO_I4, types.int64, types.int64, I8_ROWS, types.int64, I4, I8)], nogil=True, cache=True)
-def accumulate(rows, slots, first, flag_word, program, generation, touched, failed):  # type: ignore[no-untyped-def]
-    """Folds input row i into `rows[slots[i]]`, for all i from `first` on. With a generation above 0 stamps the rows, collects in `touched` each slot
-    stamped for the first time and returns how many. `failed[0]` becomes the line of a sum that overflowed."""
+@inlined
+def _shift(program, distance, lines):  # type: ignore[no-untyped-def]
+    """The program with its inputs elsewhere."""
+    lines[:] = program
+    for line in range(program.shape[0]):
+        if program[line, OP] != SET_FLAGS:
+            lines[line, A] += distance
+            lines[line, B] += distance
+            lines[line, C] += distance
+        if program[line, VALIDITY] == FLAG:
+            lines[line, VALID_AT] += distance
+
+
+@njit([types.int64(I8_ROWS, RO_I4, I8_ROWS, types.int64, I8_ROWS, types.int64, I4, I8)], nogil=True, cache=True)
+def accumulate(rows, slots, segments, flag_word, program, generation, touched, failed):  # type: ignore[no-untyped-def]
+    """Folds input row i into `rows[slots[i]]`, for i from start to stop of each segment (start, stop, what is added to the addresses of
+    the program; not 0 for accumulators only, which have no bitmaps). With a generation above 0 stamps the rows, collects in `touched`
+    each slot stamped for the first time and returns how many. `failed[0]` becomes the line of a sum that overflowed."""
     count = 0
     base, width_bytes = rows.ctypes.data, rows.shape[1] * 8
     large = rows.shape[0] * width_bytes > _PREFETCH_ABOVE
-    for start in range(first, slots.size, BLOCK):
-        end = min(start + BLOCK, slots.size)
-        if large:
-            for i in range(start, end):
-                prefetch(base + slots[i] * width_bytes)
-        if generation > 0:
-            count = _touch(rows, slots, start, end, generation, touched, count)
-        for line in range(program.shape[0]):
-            if not run_line(rows, slots, start, end, flag_word, program[line]):
-                failed[0] = line
+    lines = np.empty_like(program)
+    for segment in segments:
+        _shift(program, segment[2], lines)
+        for start in range(segment[0], segment[1], BLOCK):
+            end = min(start + BLOCK, segment[1])
+            if large:
+                for i in range(start, end):
+                    prefetch(base + slots[i] * width_bytes)
+            if generation > 0:
+                count = _touch(rows, slots, start, end, generation, touched, count)
+            for line in range(lines.shape[0]):
+                if not _run(rows, slots, start, end, flag_word, lines[line]):
+                    failed[0] = line
     return count
 
 
@@ -210,7 +227,7 @@ def accumulate_each(rows, slots, flag_word, program, columns, failed):  # type: 
     """Like `accumulate`, a row at a time; `columns[w, i]` is word w + 1 of its accumulator right after input row i."""
     for i in range(slots.size):
         for line in range(program.shape[0]):
-            if not run_line(rows, slots, i, i + 1, flag_word, program[line]):
+            if not _run(rows, slots, i, i + 1, flag_word, program[line]):
                 failed[0] = line
         for w in range(columns.shape[0]):
             columns[w, i] = rows[np.uint32(slots[i]), w + 1]

@@ -136,19 +136,21 @@ class AggregateLayout:
         slots: np.ndarray,
         generation: int = 0,
         touched: np.ndarray = NO_SLOTS,
-        first: int = 0,
+        segments: np.ndarray | None = None,
     ) -> int:
-        """Runs a program (see `accumulate`) from input row `first` on. Raises FlinkrayError when a sum overflows."""
+        """Runs a program over all slots, or over segments of them (see `accumulate`). Raises FlinkrayError when a sum overflows."""
         failed = np.array((-1,), np.int64)
-        count = accumulate(rows, slots, first, self.flag_word, program.lines, generation, touched, failed)
-        self.check(program, int(failed[0]))
+        if segments is None:
+            segments = np.array(((0, len(slots), 0),), np.int64)
+        count = accumulate(rows, slots, segments, self.flag_word, program.lines, generation, touched, failed)
+        self._check(program, int(failed[0]))
         return count
 
     def run_each(self, program: Program, rows: np.ndarray, slots: np.ndarray) -> np.ndarray:
         """Runs a program row by row; the words after each row, int64[words, n]."""
         columns, failed = np.empty((self.width - 1, len(slots)), np.int64), np.full(1, -1, np.int64)
         accumulate_each(rows, slots, self.flag_word, program.lines, columns, failed)
-        self.check(program, int(failed[0]))
+        self._check(program, int(failed[0]))
         return columns
 
     def gather(self, rows: np.ndarray, slots: np.ndarray) -> np.ndarray:
@@ -168,8 +170,7 @@ class AggregateLayout:
             arrays.append(finish(aggregate, self.kinds[index], words, valid))
         return arrays
 
-    def check(self, program: Program, line: int) -> None:
-        """Raises FlinkrayError when the sum of a line (-1: none) has overflowed."""
+    def _check(self, program: Program, line: int) -> None:
         if line < 0:
             return
         word = int(program.lines[line, ops.WORD])

@@ -1,4 +1,4 @@
-"""The kernels that merge windows from the panes they hold: many windows one behind the other in one call.
+"""The kernels that bring the panes of windows together: many windows one behind the other in one call.
 
 Each window groups its panes' keys in a small hash table that is never cleared: buckets carry the epoch of the window that wrote them.
 Rows of accumulators and keys are written to memory that is used again.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from flinkray.state.accumulate import FLAG, OP, SET_FLAGS, VALID_AT, VALIDITY, A, B, C, run_line
 from flinkray.state.bits import load_i64, load_u8, prefetch
 from flinkray.state.index_kernels import is_full, same_bytes
 from flinkray.state.jit import I4, I8, I8_ROWS, U1, U8, inlined, njit, types
@@ -18,27 +17,14 @@ HASHES, ENTRIES, ARENA, ROWS, KEYS, NULL = range(6)
 slot of the null key or -1."""
 PANE_FIELDS = 6
 
-WINDOW, PANE, ROW, COUNT, EPOCH, FAILED = range(6)
-"""How far the merging has come (PANE -1: the window is not begun); rows made; the window's epoch; line of a sum that overflowed or -1."""
-STATE_FIELDS = 6
+WINDOW, PANE, ROW, COUNT, DONE, SEGMENT, EPOCH = range(7)
+"""How far it has come (PANE -1: the window is not begun); rows made; keys placed; panes placed; the window's epoch."""
+STATE_FIELDS = 7
 
 BLOCK = 256
 _PREFETCH_ABOVE = 1 << 15
 _SLOT_BITS = 32
 _SLOT_MASK = (1 << _SLOT_BITS) - 1
-
-
-@inlined
-def _shift(program, base, lines):  # type: ignore[no-untyped-def]
-    """The program for a pane whose accumulators begin at `base`, from one for address 0."""
-    lines[:] = program
-    for line in range(program.shape[0]):
-        if program[line, OP] != SET_FLAGS:
-            lines[line, A] += base
-            lines[line, B] += base
-            lines[line, C] += base
-        if program[line, VALIDITY] == FLAG:
-            lines[line, VALID_AT] += base
 
 
 @inlined
@@ -59,18 +45,19 @@ def _find(buckets, mask, epoch, h, wordy, places, address, length):  # type: ign
 @njit(
     [
         types.boolean(
-            I8_ROWS, I8_ROWS, I8_ROWS, types.int64, types.boolean, I8, I8_ROWS, U8, I8_ROWS, I8_ROWS, I4, I8, I8, I8,
+            I8_ROWS, I8_ROWS, types.boolean, I8, I8_ROWS, U8, I8_ROWS, I8_ROWS, I4, I8_ROWS, I8, I8, I8,
         )
     ],
     nogil=True,
     cache=True,
 )  # fmt: skip
-def merge_panes(  # type: ignore[no-untyped-def]
-    panes, windows, program, flag_word, wordy, initial, buckets, hashes, places, rows, slots, bounds, nulls, state
+def place_panes(  # type: ignore[no-untyped-def]
+    panes, windows, wordy, initial, buckets, hashes, places, rows, slots, segments, bounds, nulls, state
 ):
-    """Merges panes `windows[w, 0]` to `windows[w, 1]` into rows `bounds[w]` and following; `nulls[w]`: the row of the null key or -1.
+    """Makes rows `bounds[w]` and following for the keys of panes `windows[w, 0]` to `windows[w, 1]`; `nulls[w]`: the null key's or -1.
+    The row of each key of each pane of each window, one behind the other, comes to `slots`, and `segments` says which are a pane's, for `accumulate`.
     Goes on from `state`; False when buckets or rows may not be enough for the next block."""
-    mask, lines = np.uint64(buckets.shape[0] - 1), np.empty_like(program)
+    mask = np.uint64(buckets.shape[0] - 1)
     while state[WINDOW] < windows.shape[0]:
         window = state[WINDOW]
         if state[PANE] < 0:
@@ -80,7 +67,7 @@ def merge_panes(  # type: ignore[no-untyped-def]
         epoch, single = state[EPOCH], windows[window, 1] - windows[window, 0] == 1
         while state[PANE] < windows[window, 1]:
             pane = panes[state[PANE]]
-            _shift(program, pane[ROWS], lines)
+            base = state[DONE] - state[ROW]
             while state[ROW] < pane[KEYS]:
                 start, count = state[ROW], state[COUNT]
                 end = min(start + BLOCK, pane[KEYS])
@@ -113,11 +100,12 @@ def merge_panes(  # type: ignore[no-untyped-def]
                         elif not single:
                             buckets[at, 0] = np.int64(h)
                             buckets[at, 1] = (epoch << _SLOT_BITS) | row
-                    slots[i] = row
-                for line in range(lines.shape[0]):
-                    if not run_line(rows, slots, start, end, flag_word, lines[line]):
-                        state[FAILED] = line
-                state[COUNT], state[ROW] = count, end
+                    slots[base + i] = row
+                state[COUNT], state[ROW], state[DONE] = count, end, base + end
+            segment = segments[state[SEGMENT]]
+            segment[0], segment[1] = base, state[DONE]
+            segment[2] = pane[ROWS] - 8 * rows.shape[1] * base
+            state[SEGMENT] += 1
             state[PANE] += 1
             state[ROW] = 0
         state[WINDOW] += 1

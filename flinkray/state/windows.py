@@ -16,19 +16,18 @@ from flinkray.state.table import KeyedTable
 from flinkray.state.window_kernels import (
     COUNT,
     EPOCH,
-    FAILED,
     PANE,
     PANE_FIELDS,
     STATE_FIELDS,
     WINDOW,
     gather_places,
-    merge_panes,
+    place_panes,
     refill,
 )
 
 _SMALLEST = 1 << 10
 _KEPT_ROWS = 1 << 20
-"""Memory of more rows than that is given back after use."""
+"""Memory of more rows than that is given back before the next use."""
 _LAST_EPOCH = 1 << 30
 
 
@@ -57,18 +56,18 @@ class WindowMerger:
         places = np.array([_place(table) for table in panes], np.int64).reshape(-1, PANE_FIELDS)
         spans = np.array(windows, np.int64).reshape(-1, 2)
         bounds, self._nulls = np.zeros(len(spans) + 1, np.int64), np.empty(len(spans), np.int64)
-        largest = max((len(table) for table in panes), default=0)
-        if largest > len(self._slots):
-            self._slots = np.empty(largest, np.int32)
-        state = self._state
-        state[WINDOW], state[PANE], state[COUNT], state[FAILED] = 0, -1, 0, -1
-        layout = self._layout
-        while not merge_panes(
-            places, spans, self._program.lines, layout.flag_word, self._codec.by_words, layout.initial, self._buckets,
-            self._hashes, self._places, self._rows, self._slots, bounds, self._nulls, state,
+        sizes = [sum(map(len, panes[first:stop])) for first, stop in windows]
+        slots = self._slots = grown(self._slots, sum(sizes), 1)
+        segments = np.empty((int(np.diff(spans).sum()), 3), np.int64)
+        state, layout = self._state, self._layout
+        state[:EPOCH] = 0
+        state[PANE] = -1
+        while not place_panes(
+            places, spans, self._codec.by_words, layout.initial, self._buckets, self._hashes, self._places, self._rows, slots,
+            segments, bounds, self._nulls, state,
         ):  # fmt: skip
             self._make_room(bounds)
-        layout.check(self._program, int(state[FAILED]))
+        layout.run(self._program, self._rows, slots, segments=segments)
         return np.diff(bounds)
 
     def keys(self, start: int, stop: int) -> list[pa.Array]:
