@@ -20,6 +20,9 @@ from flinkray.state.layout import AggregateLayout, Program
 from flinkray.state.table import KeyedTable, TableCopy
 from flinkray.state.windows import WindowMerger
 
+_SPARE_BYTES = 1 << 22
+"""A dropped pane's table of at most that size becomes the next pane's: making one takes longer than clearing it."""
+
 PANE_FIELD = pa.field(PANE, pa.int64(), False)
 
 
@@ -49,6 +52,7 @@ class PaneTables:
         self.merger = WindowMerger(layout, codec, seed)
         self.watermark_us = watermark_us
         self._tables: dict[int, KeyedTable] = {}
+        self._spare: KeyedTable | None = None
         self._due_windows: list[int] = []
         self._due_drops: list[tuple[int, int]] = []
 
@@ -75,7 +79,8 @@ class PaneTables:
         """The pane's table, made when it is the first time."""
         table = self._tables.get(pane)
         if table is None:
-            table = self._tables[pane] = KeyedTable(self._codec, self._layout.initial, self._seed, self._expected())
+            table = self._tables[pane] = self._scratch(self._expected()) if self._spare is None else self._spare
+            self._spare = None
             ends = self.ends_of(pane)
             heapq.heappush(self._due_drops, (ends[0] - 1 + self._lateness_us, pane))
             for end in ends:
@@ -84,9 +89,8 @@ class PaneTables:
         return table
 
     def _expected(self) -> int:
-        """A new pane will probably hold as many keys as the newest did."""
-        newest = max(self._tables, default=None)
-        return 0 if newest is None else len(self._tables[newest])
+        """A new pane will probably hold as many keys as the largest does, or a few more."""
+        return max(map(len, self._tables.values()), default=0) * 9 // 8
 
     def fold(self, pane: int, rows: PaneRows, start: int, stop: int, generation: int) -> np.ndarray:
         """Folds the rows from `start` to `stop` into a pane. Returns the slots of the touched keys (those that this generation had not
@@ -110,7 +114,10 @@ class PaneTables:
     def drop_over(self) -> None:
         """Forgets the panes whose windows are all over for good."""
         while self._due_drops and (self._due_drops[0][0] <= self.watermark_us or self.watermark_us == MAX_WATERMARK):
-            del self._tables[heapq.heappop(self._due_drops)[1]]
+            table = self._tables.pop(heapq.heappop(self._due_drops)[1])
+            if self._spare is None and table.memory_bytes <= _SPARE_BYTES:
+                table.clear()
+                self._spare = table
 
     def refined(self, touched: dict[int, np.ndarray]) -> list[tuple[int, list[tuple[int, np.ndarray]]]]:
         """(end, [(pane, touched slots)]) of the windows that have fired and are not over, and whose panes were touched."""

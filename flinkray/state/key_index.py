@@ -88,6 +88,14 @@ class KeyIndex:
         """Where hashes, entries (start, length, room) and bytes of the slots lie; good until this index changes."""
         return self._hashes.ctypes.data, self._entries.ctypes.data, self._arena.ctypes.data
 
+    def clear(self) -> None:
+        """Forgets all keys; memory stays for others."""
+        self._entries[: self.high] = 0
+        self._counters[:] = 0
+        self._counters[NULL_SLOT] = -1
+        self._buckets[:] = 0
+        self._old, self._next, self._touched = np.zeros((0, 2), np.int64), np.zeros((0, 2), np.int64), 0
+
     def keys(self, batch: pa.RecordBatch, columns: Sequence[str]) -> Keys:
         """The keys of a batch as this index takes them."""
         return self.codec.keys(batch, columns, self.seed)

@@ -46,6 +46,11 @@ class KeyedTable:
     def memory_bytes(self) -> int:
         return self.rows.nbytes + self.index.memory_bytes
 
+    def clear(self) -> None:
+        """Forgets all keys and their rows; memory stays for others."""
+        self.rows[: len(self)] = 0
+        self.index.clear()
+
     def slots(self, keys: Keys) -> np.ndarray:
         """int32[n]: the slots of keys, with rows ready. May move `rows`."""
         slots = np.empty(len(keys), np.int32)

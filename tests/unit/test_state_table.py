@@ -68,3 +68,18 @@ def test_kernels_are_there_after_warming() -> None:
     compiled = len(said)
     warm_kernels(said.append)
     assert len(said) == compiled
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.string()], ids=str)
+def test_a_cleared_table_is_as_good_as_new(kind):
+    table = KeyedTable([kind], np.array([0, -5]), 7)
+    for keys in (range(100_000), [None, *range(50, 0, -1)], range(5_000)):
+        column = pa.array(keys, pa.int64()).cast(kind)
+        slots = table.slots(table.index.codec.encode([column], len(column), 7))
+        assert slots.tolist() == list(range(len(column)))
+        assert table.rows[: len(table)].tolist() == [[0, -5]] * len(column)
+        assert table.copy().keys.columns()[0].to_pylist() == column.to_pylist()
+        table.rows[slots] = 99
+        table.clear()
+        assert len(table) == len(table.index) == 0
+        assert table.index.null_slot == -1
