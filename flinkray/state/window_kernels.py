@@ -55,7 +55,8 @@ def place_panes(  # type: ignore[no-untyped-def]
     panes, windows, wordy, initial, buckets, hashes, places, rows, slots, segments, bounds, nulls, state
 ):
     """Makes rows `bounds[w]` and following for the keys of panes `windows[w, 0]` to `windows[w, 1]`; `nulls[w]`: the null key's or -1.
-    The row of each key of each pane of each window, one behind the other, comes to `slots`, and `segments` says which are a pane's, for `accumulate`.
+    The row of each key of each pane of each window, one behind the other, comes to `slots`, and `segments` says which are a pane's,
+    for `accumulate`.
     Goes on from `state`; False when buckets or rows may not be enough for the next block."""
     mask = np.uint64(buckets.shape[0] - 1)
     while state[WINDOW] < windows.shape[0]:
