@@ -68,6 +68,7 @@ def _on_interrupt(handle: JobHandle, view: View, interrupt: KeyboardInterrupt) -
     try:
         return handle.wait(timeout=CANCEL_WAIT_S)
     except JobCancelledError:
+        view.finish()
         print(f"job {handle.name} is cancelled; its checkpoints are kept", file=sys.stderr)
     raise interrupt
 
