@@ -68,19 +68,16 @@ from flinkray.core.messages import (
     Trigger,
     Triggered,
 )
+from flinkray.core.outstanding import Outstanding
 from flinkray.core.state_plan import states_for_slot
 from flinkray.core.workers import Workers
 from flinkray.errors import DeposedError, FlinkrayError, JobFailedError, ProtocolError, ResourceError
 from flinkray.graph.job_graph import JobGraph
 from flinkray.ids import Epoch
 
-RESEND_S = 1.0
-"""A command without an answer is sent again after this."""
-
 DEPLOY_TIMEOUT_S = 120.0
 WORKER_TIMEOUT_S = 180.0
 """A TaskManager that is not up and warm by then is given up (a first start compiles kernels)."""
-
 
 CANCEL_TIMEOUT_S = 10.0
 """A cancelled job does not wait longer than this for storage to take the record of its end."""
@@ -97,13 +94,8 @@ class JobSettings:
     restart_maximum_s: float
     restart_attempts: int | None
     allow_repeated_output: bool = False
-
-
-@dataclass
-class _Outstanding:
-    instance: str
-    command: Command
-    due: float
+    retained: int = 3
+    """Complete checkpoints that storage keeps, and a restart may fall back to."""
 
 
 @dataclass
@@ -147,7 +139,7 @@ class JobCore:
         self._writing: CheckpointContent | None = None
         self._recording = False
         self._cancelled_at = 0.0
-        self._outstanding: dict[tuple[str, type, int], _Outstanding] = {}
+        self._outstanding = Outstanding()
         self._created = 0
 
     # -- entry ----------------------------------------------------------------------------------------------------
@@ -220,10 +212,7 @@ class JobCore:
                 )
         elif self.status is JobStatus.RUNNING:
             self._advance_checkpoints(now, out)
-        for message in self._outstanding.values():
-            if now >= message.due:
-                message.due = now + RESEND_S
-                out.append(Send(message.instance, message.command))
+        out += self._outstanding.due(now)
 
     # -- start and workers ----------------------------------------------------------------------------------------
 
@@ -484,6 +473,8 @@ class JobCore:
                 self._abort(event.checkpoint, event.reason, now, out)
             return
         self.contents[done.checkpoint] = content
+        for old in sorted(self.contents)[: -self.settings.retained]:
+            del self.contents[old]
         self.policy.on_progress()
         if not live:
             return
@@ -498,8 +489,8 @@ class JobCore:
 
     def _on_committed(self, instance: str, slot: int, body: Committed, now: float, out: list[JobCommand]) -> None:
         self._committed[slot] = max(self._committed.get(slot, 0), body.checkpoint)
-        waiting = self._outstanding.get((instance, Notify, 0))
-        if waiting is not None and isinstance(waiting.command.body, Notify) and waiting.command.body.checkpoint <= body.checkpoint:
+        waiting = self._outstanding.waiting(instance, Notify)
+        if isinstance(waiting, Notify) and waiting.checkpoint <= body.checkpoint:
             self._answered(instance, Notify)
         settled = min((self._committed.get(s, 0) for s in range(self.workers.slots)), default=0)
         if self.settings.checkpoints.store and settled > self._swept and settled == self.checkpoints.latest:
@@ -547,13 +538,10 @@ class JobCore:
     # -- sending until answered -----------------------------------------------------------------------------------
 
     def _send(self, instance: str, body: CommandBody, now: float, out: list[JobCommand]) -> None:
-        command = Command(self.epoch, self.attempt, body)
-        number = body.checkpoint if isinstance(body, Trigger | Abort) else 0
-        self._outstanding[(instance, type(body), number)] = _Outstanding(instance, command, now + RESEND_S)
-        out.append(Send(instance, command))
+        out.append(self._outstanding.send(instance, Command(self.epoch, self.attempt, body), now))
 
     def _answered(self, instance: str, kind: type, number: int = 0) -> None:
-        self._outstanding.pop((instance, kind, number), None)
+        self._outstanding.answered(instance, kind, number)
 
 
 __all__ = ["JobCore", "JobSettings", "Tick"]

@@ -287,6 +287,7 @@ def job_settings(config: JobConfig) -> JobSettings:
         restart_maximum_s=duration_s(config.restart.maximum),
         restart_attempts=config.restart.attempts,
         allow_repeated_output=config.allow_repeated_output,
+        retained=checkpointing.retained if checkpointing else 1,
     )
 
 

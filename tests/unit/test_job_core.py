@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flinkray.core.checkpoints import CheckpointPolicy
-from flinkray.core.job import RESEND_S, JobCore, JobSettings
+from flinkray.core.job import JobCore, JobSettings
 from flinkray.core.job_events import (
     CancelRequested,
     CheckpointContent,
@@ -45,6 +45,7 @@ from flinkray.core.messages import (
     TaskFailed,
     Trigger,
 )
+from flinkray.core.outstanding import RESEND_S
 from flinkray.errors import JobFailedError, StorageError
 from flinkray.graph.job_graph import Forward, JobEdge, JobGraph, JobVertex, OperatorSpec
 
@@ -167,6 +168,17 @@ def test_a_checkpoint_is_complete_when_its_manifest_stands_and_only_then_commits
     assert not driver.sent(Notify, written)
     assert len(driver.sent(Notify, driver.give(ManifestFate(1, "complete")))) == 2
     assert driver.core.checkpoints.completed == 1
+
+
+def test_only_the_retained_checkpoints_are_kept_in_mind() -> None:
+    driver = Driver()
+    driver.run()
+    for number in range(1, 7):
+        driver.give(Tick(), at=2.0 * number)
+        driver.complete(number)
+        for slot in range(2):
+            driver.report(slot, Committed(number))
+    assert sorted(driver.core.contents) == [4, 5, 6]
 
 
 def test_notify_is_repeated_until_every_slot_has_committed_and_then_old_objects_are_swept() -> None:
