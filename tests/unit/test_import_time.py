@@ -9,7 +9,8 @@ import pytest
 
 import flinkray as fr
 
-HEAVY = ("ray", "numba", "pandas", "polars", "duckdb", "zmq")
+HEAVY = ("ray", "numba", "polars", "duckdb", "zmq")
+"""Not pandas: where it is installed, pyarrow loads it by itself when it is given Python lists."""
 
 
 def run(code: str) -> str:
