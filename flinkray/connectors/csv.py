@@ -16,7 +16,7 @@ from flinkray.columns import TIMESTAMP
 from flinkray.config import Duration
 from flinkray.connectors.file_sink import FileSink, FileWriter
 from flinkray.connectors.files import InputFile, Missing, Paths
-from flinkray.connectors.lines import row_ends
+from flinkray.connectors.lines import count_byte, row_ends
 from flinkray.connectors.schemas import SchemaLike, convert, engine_schema, file_columns
 from flinkray.connectors.text import OnError, RowParser, TextSource
 from flinkray.errors import ConfigError, PlanError, SourceError
@@ -199,10 +199,10 @@ class CsvParser(RowParser):
 def _has_bare_return(text: memoryview) -> bool:
     """Whether one of several lines holds a carriage return that ends no line. pyarrow ends a row there unless it is quoted: with an open
     quote elsewhere that swallows a line, the number of rows would still look right. A single line is safe to parse."""
+    if not count_byte(text, _RETURN):
+        return False
     chars = np.frombuffer(text, np.uint8)
     returns = chars == _RETURN
-    if not returns.any():
-        return False
     newlines = chars == _NEWLINE
     bare = returns[:-1] & ~newlines[1:]
     return bool(bare.any() and newlines[:-1].any())
