@@ -10,11 +10,13 @@ from flinkray.config import JobConfig
 from flinkray.graph.job_graph import JobGraph
 from flinkray.runtime.task_manager import JobBundle
 
+_THREAD = "flinkray-kernels"
+
 
 def submit(graph: JobGraph, config: JobConfig) -> JobHandle:
     """Start the job on the runtime that the configuration names. UsageError and ResourceError before anything is written."""
     bundle = JobBundle(graph, config, config.name)
-    _compile_kernels()
+    compile_kernels()
     if config.runtime == "local":
         from flinkray.runtime import local
 
@@ -24,12 +26,12 @@ def submit(graph: JobGraph, config: JobConfig) -> JobHandle:
     return submit_to_ray(bundle)
 
 
-def _compile_kernels() -> None:
+def compile_kernels() -> None:
     """On a fresh machine, begin to compile beside the start of the runtime; whoever needs the kernels waits for the lock."""
     from flinkray.state.warm import kernels_compiled, warm_kernels
 
-    if not kernels_compiled():
-        threading.Thread(target=warm_kernels, args=(_say,), name="flinkray-kernels", daemon=True).start()
+    if not kernels_compiled() and not any(thread.name == _THREAD for thread in threading.enumerate()):
+        threading.Thread(target=warm_kernels, args=(_say,), name=_THREAD, daemon=True).start()
 
 
 def _say(text: str) -> None:
