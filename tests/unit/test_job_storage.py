@@ -52,7 +52,9 @@ def test_why_checkpoints_cannot_be_stored_is_kept_until_one_can() -> None:
 
 
 def bundle(restore: str) -> JobBundle:
-    env = fr.StreamEnvironment("app", parallelism=1, runtime="local", checkpointing=fr.Checkpointing(storage="memory://unused", retained=1000))
+    env = fr.StreamEnvironment(
+        "app", parallelism=1, runtime="local", checkpointing=fr.Checkpointing(storage="memory://unused", retained=1000)
+    )
     env.from_source(fr.sources.Nexmark("bid", rows=10), uid="in").sink_to(fr.sinks.Parquet("/nowhere"), uid="out")
     return JobBundle(env.job_graph(), replace(env.config, restore=restore), "app")
 
