@@ -16,7 +16,7 @@ from flinkray.columns import TIMESTAMP
 from flinkray.config import Duration
 from flinkray.connectors.file_sink import FileSink, FileWriter
 from flinkray.connectors.files import InputFile, Missing, Paths
-from flinkray.connectors.lines import count_byte, row_ends
+from flinkray.connectors.lines import ParsePlain, count_byte, row_ends
 from flinkray.connectors.schemas import SchemaLike, convert, engine_schema, file_columns
 from flinkray.connectors.text import OnError, RowParser, TextSource
 from flinkray.errors import ConfigError, PlanError, SourceError
@@ -133,6 +133,16 @@ class CsvParser(RowParser):
         self._times = {name: 0 for name, kind in self._types.items() if kind == TIMESTAMP}
         """For each column of times, which of `_TIME_TYPES` its values had last."""
         self._options = source.parse_options()
+
+    def plain(self) -> ParsePlain | None:
+        types = {name: self._types.get(name, pa.string()) for name in self._include}
+        if self._source.multiline or self._source.null_values != ("",) or len(set(self._names)) < len(self._names):
+            return None
+        from flinkray.connectors import csv_plain  # compiled kernels: not wanted by those who only describe a source
+
+        if not csv_plain.is_plain(types):
+            return None
+        return csv_plain.PlainRows(self._names, types, self._source.delimiter, self._source.quotechar).parse
 
     def parse(self, block: pa.Buffer) -> pa.RecordBatch:
         if not self._source.multiline and _has_bare_return(memoryview(block)):

@@ -7,6 +7,7 @@ nothing is ever held back.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,13 @@ from flinkray.errors import SourceError
 Parse = Callable[[pa.Buffer], pa.RecordBatch]
 """Rows of some whole lines; raises pa.ArrowInvalid when any of them is malformed."""
 
+ParsePlain = Callable[[np.ndarray, int], tuple[pa.RecordBatch, int] | None]
+"""(the first rows of some whole lines, at most so many; the bytes they take); None when the lines must be cut and parsed with more care.
+The bytes given are followed by `SLACK_BYTES` others in memory."""
+
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4", ".br": "brotli"}
 MAX_BLOCK_BYTES = 16 << 20
+SLACK_BYTES = 64
 MAX_ROW_BYTES = 256 << 20
 _MIN_BLOCK_BYTES = 4096
 _PIECE_BYTES = 1 << 17
@@ -104,12 +110,33 @@ def row_ends(data: memoryview, quote: int | None) -> np.ndarray:
     return newlines + 1
 
 
+@dataclass(frozen=True)
+class Block:
+    """Whole rows. Blank lines count as rows here."""
+
+    text: memoryview
+    """Good until the next call but one."""
+    rows: int
+    batch: pa.RecordBatch | None = None
+    """The rows, where they have been parsed already."""
+
+
 class RowBlocks:
     """Cuts the rows that start in `position <= byte < stop` of a file into blocks of whole rows."""
 
-    def __init__(self, file: InputFile, options: Mapping[str, Any] | None, start: int, stop: int | None, quote: int | None) -> None:
-        """`start` must be the first byte of a row. `stop` None: the end of the file. `quote`: rows may contain newlines in quotes."""
+    def __init__(
+        self,
+        file: InputFile,
+        options: Mapping[str, Any] | None,
+        start: int,
+        stop: int | None,
+        quote: int | None,
+        parse_plain: ParsePlain | None = None,
+    ) -> None:
+        """`start` must be the first byte of a row. `stop` None: the end of the file. `quote`: rows may contain newlines in quotes.
+        `parse_plain` is tried before rows are counted."""
         self.position = start
+        self._parse_plain = parse_plain
         self._file = file
         self._stop = stop
         self._quote = quote
@@ -120,9 +147,8 @@ class RowBlocks:
         self._buffers = [bytearray(), bytearray()]
         """Two, in turn: what is carried over lies in the one used before. Fresh ones of this size would cost as much as reading."""
 
-    def next(self, max_rows: int) -> tuple[memoryview, int] | None:
-        """(whole rows, how many: at most `max_rows`); None after the last one. Blank lines count as rows here. The rows are good until
-        the next call but one."""
+    def next(self, max_rows: int) -> Block | None:
+        """At most `max_rows` rows; None after the last one."""
         if self._stop is not None and self.position >= self._stop:
             return None
         want = int(min(max(max_rows * self._row_bytes * 0.95, _MIN_BLOCK_BYTES), MAX_BLOCK_BYTES))
@@ -134,42 +160,52 @@ class RowBlocks:
             filled = self._stream.fill(view, len(self._carry))
             if not filled:
                 return None
-            end, rows = self._cut(buffer, filled, filled < size, max_rows)
-            if end:
+            block = self._cut(buffer, filled, filled < size, max_rows)
+            if block is not None:
                 break
             self._carry, want = memoryview(buffer)[:filled], want * 2
             if want > MAX_ROW_BYTES:
                 raise SourceError(
                     f"{self._file.path}: the row at byte {self.position} is over {MAX_ROW_BYTES >> 20} MiB; check the line ends and quotes"
                 )
+        end = len(block.text)
         self._carry = memoryview(buffer)[end:filled]
-        self._row_bytes = end / rows
+        self._row_bytes = end / block.rows
         self.position += end
-        return memoryview(buffer)[:end], rows
+        return block
 
     def _buffer(self, size: int) -> bytearray:
         """One that does not hold what is carried over; its content is old."""
         self._buffers.reverse()
-        if len(self._buffers[0]) < size:
-            self._buffers[0] = bytearray(size + size // 4)
+        if len(self._buffers[0]) < size + SLACK_BYTES:
+            self._buffers[0] = bytearray(size + size // 4 + SLACK_BYTES)
         return self._buffers[0]
 
-    def _cut(self, buffer: bytearray, filled: int, at_end: bool, max_rows: int) -> tuple[int, int]:
-        """(bytes, rows) of the leading whole rows; no bytes when more must be read first."""
+    def _cut(self, buffer: bytearray, filled: int, at_end: bool, max_rows: int) -> Block | None:
+        """The leading whole rows; None when more must be read first."""
         inside = filled if self._stop is None else min(filled, self._stop - self.position)
+        text = memoryview(buffer)
         if self._quote is None:
             end = buffer.find(b"\n", inside - 1, filled) + 1
             if not end:
                 end = filled if at_end else buffer.rfind(b"\n", 0, filled) + 1
-            rows = newlines_in(memoryview(buffer)[:end]) + (end > 0 and buffer[end - 1] != _NEWLINE)
-            if rows <= max_rows:
-                return end, rows
-            return int(row_ends(memoryview(buffer)[:end], None)[max_rows - 1]), max_rows
-        ends = row_ends(memoryview(buffer)[:filled], self._quote)
+            return self._cut_lines(text[:end], max_rows) if end else None
+        ends = row_ends(text[:filled], self._quote)
         if at_end and (not len(ends) or ends[-1] < filled):
             ends = np.append(ends, filled)
         ends = ends[: int(np.searchsorted(ends, inside)) + 1][:max_rows]
-        return (int(ends[-1]), len(ends)) if len(ends) else (0, 0)
+        return Block(text[: int(ends[-1])], len(ends)) if len(ends) else None
+
+    def _cut_lines(self, text: memoryview, max_rows: int) -> Block:
+        """Of whole lines the first `max_rows`."""
+        if self._parse_plain is not None and text[-1] == _NEWLINE:
+            parsed = self._parse_plain(np.frombuffer(text, np.uint8), max_rows)
+            if parsed is not None:
+                return Block(text[: parsed[1]], parsed[0].num_rows, parsed[0])
+        rows = newlines_in(text) + (text[-1] != _NEWLINE)
+        if rows <= max_rows:
+            return Block(text, rows)
+        return Block(text[: int(row_ends(text, None)[max_rows - 1])], max_rows)
 
     def close(self) -> None:
         self._stream.close()

@@ -13,7 +13,16 @@ import pyarrow as pa
 from flinkray.connectors.base import DEAD_LETTER, Rejected, Split, SplitReader
 from flinkray.connectors.enumerators import SPLITS_PER_READER
 from flinkray.connectors.files import FileSource, InputFile
-from flinkray.connectors.lines import ByteStream, RowBlocks, compression_of, count_newlines, first_row_from, newlines_in, salvage
+from flinkray.connectors.lines import (
+    ByteStream,
+    ParsePlain,
+    RowBlocks,
+    compression_of,
+    count_newlines,
+    first_row_from,
+    newlines_in,
+    salvage,
+)
 from flinkray.connectors.schemas import conform
 from flinkray.errors import ConfigError, SourceError
 
@@ -33,6 +42,10 @@ class RowParser(ABC):
     @abstractmethod
     def parse(self, block: pa.Buffer) -> pa.RecordBatch:
         """Rows of some whole lines; raises pa.ArrowInvalid when any of them is malformed."""
+
+    def plain(self) -> ParsePlain | None:
+        """A fast way to parse plain rows, if there is one."""
+        return None
 
     @abstractmethod
     def explain(self, row: pa.Buffer, error: Exception) -> str:
@@ -108,7 +121,7 @@ class LineReader(SplitReader):
         self._file.check_unchanged(self._options)
         self._parser = source.parser(self._file)
         start = self._first_byte(split.payload["start"]) if offset is None else offset["byte"]
-        self._blocks = RowBlocks(self._file, self._options, start, split.payload["stop"], self._quote)
+        self._blocks = RowBlocks(self._file, self._options, start, split.payload["stop"], self._quote, self._parser.plain())
         self._block_start = start
         self._lines_before: int | None = None
         """Lines of the file before `_block_start`, once something asked for them."""
@@ -123,14 +136,13 @@ class LineReader(SplitReader):
     def read(self, max_rows: int) -> pa.RecordBatch | None:
         while True:
             self._block_start = self._blocks.position
-            cut = self._blocks.next(max_rows)
-            if cut is None:
+            block = self._blocks.next(max_rows)
+            if block is None:
                 self._file.check_unchanged(self._options)
                 return None
-            block, rows = cut
-            batch = self._parse(block, rows)
+            batch = block.batch if block.batch is not None else self._parse(block.text, block.rows)
             if self._lines_before is not None:
-                self._lines_before += newlines_in(block)
+                self._lines_before += newlines_in(block.text)
             if batch is not None:
                 return conform(batch, self._schema, self._file.path)
 

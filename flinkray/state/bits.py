@@ -127,3 +127,13 @@ def as_i64(typing_context: Any, value: Any) -> Any:
 def bit_at(bitmap: np.ndarray, index: int) -> bool:
     """A bit of an Arrow bitmap."""
     return (bitmap[np.uint64(index) >> np.uint64(3)] >> np.uint8(index & 7)) & np.uint8(1) != 0
+
+
+@intrinsic
+def count_trailing_zeros(typing_context: Any, word: Any) -> Any:
+    """The place of the lowest bit that is set; 64 when none is."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.uint64), generate

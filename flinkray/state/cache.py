@@ -25,5 +25,6 @@ def use_cache_folder() -> Path:
 
 def complete_marker() -> Path:
     """A file that is there once every kernel of these very sources has been compiled."""
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_HERE.glob("*.py")))).hexdigest()[:12]
+    sources = [*sorted(_HERE.glob("*.py")), *sorted(_HERE.parent.glob("connectors/*_kernels.py"))]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
     return use_cache_folder() / f"complete-{digest}"

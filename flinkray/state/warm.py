@@ -15,20 +15,21 @@ from importlib import import_module
 from flinkray.state.cache import complete_marker
 
 _KERNELS = (
-    "key_hash",
-    "key_encoding",
-    "index_kernels",
-    "key_index",
-    "accumulate",
-    "layout",
-    "grouping",
-    "table",
-    "session_kernels",
-    "sessions",
-    "timer_kernels",
-    "timers",
-    "ranking_kernels",
-    "window_kernels",
+    "flinkray.state.key_hash",
+    "flinkray.state.key_encoding",
+    "flinkray.state.index_kernels",
+    "flinkray.state.key_index",
+    "flinkray.state.accumulate",
+    "flinkray.state.layout",
+    "flinkray.state.grouping",
+    "flinkray.state.table",
+    "flinkray.state.session_kernels",
+    "flinkray.state.sessions",
+    "flinkray.state.timer_kernels",
+    "flinkray.state.timers",
+    "flinkray.state.ranking_kernels",
+    "flinkray.state.window_kernels",
+    "flinkray.connectors.csv_kernels",
 )
 
 
@@ -59,7 +60,7 @@ def warm_kernels(say: Callable[[str], None] | None = None) -> float:
 
 def _import_all() -> None:
     for name in _KERNELS:
-        import_module(f"flinkray.state.{name}")
+        import_module(name)
 
 
 if __name__ == "__main__":

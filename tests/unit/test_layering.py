@@ -20,7 +20,7 @@ ALLOWED = {
     "state": BASE | {"graph", "operators.base"},
     "checkpoint": BASE | {"graph", "core", "operators.base"},
     "exchange": BASE | {"graph"},
-    "connectors": BASE | {"expressions", "graph"},
+    "connectors": BASE | {"expressions", "graph", "state.bits", "state.jit"},
     "operators": BASE | {"expressions", "graph", "state", "connectors"},
     "api": BASE | {"expressions", "graph", "connectors", "runtime.submit", "runtime.progress"},
 }

@@ -131,11 +131,10 @@ def test_blocks_hold_whole_rows_whatever_their_size(tmp_path, monkeypatch, max_r
     (file,) = find_files([str(tmp_path / "a")], None)
     blocks = RowBlocks(file, None, 0, file.size, None)
     seen = b""
-    while (cut := blocks.next(max_rows)) is not None:
-        block, number = cut
-        assert 0 < number <= max_rows
-        assert number == len(bytes(block).splitlines())
-        seen += block
+    while (block := blocks.next(max_rows)) is not None:
+        assert 0 < block.rows <= max_rows
+        assert block.rows == len(bytes(block.text).splitlines())
+        seen += block.text
         assert blocks.position == len(seen)
         assert seen.endswith((b"\n", b"end"))
     assert seen == b"".join(rows)
