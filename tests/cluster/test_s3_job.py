@@ -25,7 +25,7 @@ from flinkray.checkpoint.log_store import open_log
 from flinkray.checkpoint.names import parse_candidate
 from flinkray.checkpoint.store import open_store
 from flinkray.connectors.nexmark import nexmark_table
-from flinkray.core import job as job_core
+from flinkray.core import job_endings
 from flinkray.core.storage_log import LogView
 from flinkray.errors import FlinkrayError, JobCancelledError, RestoreError, StorageError
 from flinkray.runtime import job_storage, local
@@ -301,7 +301,7 @@ def test_output_that_is_committed_is_not_written_again_when_the_end_could_not_be
 def test_a_job_is_cancelled_in_bounded_time_while_a_manifests_fate_is_open(
     proxy: S3Proxy, place: Place, how: Action, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_core, "CANCEL_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(job_endings, "CANCEL_TIMEOUT_S", 1.0)
     monkeypatch.setattr(job_storage, "CANCELLED_TIMEOUT_S", 0.5)
     job = place.run(proxy.endpoint_url, options={"config_kwargs": {"read_timeout": 1.0}})
     until(job, has_checkpoints(2))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import flinkray as fr
-from flinkray.core.job import CANCEL_TIMEOUT_S
+from flinkray.core.job_endings import CANCEL_TIMEOUT_S
 from flinkray.core.job_events import CancelRequested, CheckpointContent, End, JobStatus, ManifestFate, RecordEnd, Say, Tick, WriteManifest
 from flinkray.core.messages import Acknowledged, CheckpointDeclined, Counters
 from flinkray.errors import RestoreError, StorageError

@@ -1,0 +1,212 @@
+"""One deployment of the whole job after the other: workers, Deploy, Start, what ends an attempt and where the next one starts from."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from flinkray.core.failures import GiveUp
+from flinkray.core.job_checkpoints import notify
+from flinkray.core.job_endings import fail
+from flinkray.core.job_events import (
+    CheckpointContent,
+    CreateWorker,
+    JobCommand,
+    JobStatus,
+    JournalAttempt,
+    KillWorker,
+    NoRoom,
+    Opened,
+    Say,
+    Send,
+    WorkerLost,
+)
+from flinkray.core.job_state import JobState
+from flinkray.core.messages import Command, Counters, Deploy, FailureCause, Start, Stop, TaskFailed
+from flinkray.core.state_plan import states_for_slot
+from flinkray.errors import JobFailedError, ProtocolError, ResourceError
+from flinkray.ids import Epoch
+
+DEPLOY_TIMEOUT_S = 120.0
+WORKER_TIMEOUT_S = 180.0
+"""A TaskManager that is not up and warm by then is given up (a first start compiles kernels)."""
+
+
+def on_opened(job: JobState, event: Opened, now: float) -> None:
+    job.claim = event.claim
+    job.epoch = Epoch(event.claim, 1, job.token)
+    job.attempt = event.next_attempt - 1
+    job.hash_seed = event.hash_seed
+    job.checkpoints.next_id = event.next_checkpoint
+    for content in (*event.older, *((event.restore,) if event.restore else ())):
+        job.contents[content.checkpoint] = content
+    if event.restore is not None:
+        job.checkpoints.latest = event.restore.checkpoint
+    job.restart_at = now
+
+
+# -- workers ----------------------------------------------------------------------------------------------------------
+
+
+def keep_workers(job: JobState, now: float, out: list[JobCommand]) -> None:
+    """Give up those that do not come up, and ask for those that are missing."""
+    for worker in job.workers.late(now, WORKER_TIMEOUT_S):
+        job.workers.remove(worker.instance)
+        out += [Say(f"{worker.name} did not come up in {WORKER_TIMEOUT_S:.0f} s"), KillWorker(worker.instance)]
+    for _ in range(job.workers.missing(finishing=job.final is not None)):
+        job.created += 1
+        instance = hashlib.sha256(f"{job.token}/{job.created}".encode()).hexdigest()[:32]
+        worker = job.workers.request(instance, now)
+        out.append(CreateWorker(instance, worker.name))
+
+
+def on_no_room(job: JobState, event: NoRoom, out: list[JobCommand]) -> None:
+    worker = job.workers.remove(event.instance)
+    if worker is None:
+        return
+    if len(list(job.workers)) >= job.workers.slots:
+        job.workers.spares = max(0, len(list(job.workers)) - job.workers.slots)
+        out.append(Say(f"no room for a spare TaskManager: {event.reason}"))
+    else:
+        fail(job, event.error or ResourceError(event.reason), out)
+
+
+def on_worker_lost(job: JobState, event: WorkerLost, now: float, out: list[JobCommand]) -> None:
+    worker = job.workers.remove(event.instance)
+    if worker is None:
+        return
+    out.append(KillWorker(event.instance))
+    out.append(Say(f"{worker.name} (pid {worker.pid}) is lost: {event.reason}"))
+    if worker.slot is not None and job.status in (JobStatus.DEPLOYING, JobStatus.RUNNING):
+        attempt_failed(job, event.cause, f"{worker.name} is lost: {event.reason}", None, now, out)
+
+
+# -- deployment -------------------------------------------------------------------------------------------------------
+
+
+def try_deploy(job: JobState, now: float, out: list[JobCommand]) -> None:
+    """Begin the next attempt when nothing stands in its way."""
+    job.waiting_for = _obstacle(job, now)
+    if job.waiting_for:
+        return
+    assigned = job.workers.assign()
+    if assigned is None:
+        raise ProtocolError("workers vanished between the check and the assignment")
+    job.attempt += 1
+    restored = job.contents[job.checkpoints.latest] if job.checkpoints.latest is not None else None
+    _reset_attempt(job, restored)
+    job.move(JobStatus.DEPLOYING)
+    job.deployed_at = now
+    out.append(JournalAttempt(job.attempt, tuple(worker.instance for worker in assigned)))
+    origin = f"checkpoint {restored.checkpoint}" if restored else "the beginning"
+    out.append(Say(f"attempt {job.attempt} starts from {origin} on {', '.join(f'{w.name} (pid {w.pid})' for w in assigned)}"))
+    peers = tuple(worker.endpoint for worker in assigned)
+    for slot, worker in enumerate(assigned):
+        states = states_for_slot(job.graph, restored.states, slot) if restored else ()
+        deploy = Deploy(slot, job.claim or 0, job.hash_seed, peers, restored.checkpoint if restored else None, states)
+        job.send(worker.instance, deploy, now, out)
+
+
+def _obstacle(job: JobState, now: float) -> str:
+    """Why the next attempt cannot start yet; empty when it can."""
+    if job.claim is None:
+        return "checkpoint storage to be claimed"
+    if job.writing is not None:
+        return f"the fate of checkpoint {job.writing.checkpoint}'s manifest"
+    if now < job.restart_at:
+        return "the restart delay"
+    if job.workers.usable() < job.workers.slots:
+        return f"TaskManagers: {job.workers.usable()} of {job.workers.slots} are up"
+    return ""
+
+
+def _reset_attempt(job: JobState, restored: CheckpointContent | None) -> None:
+    job.outstanding.clear()
+    for slots in (job.ready, job.running, job.ended):
+        slots.clear()
+    job.stats.clear()
+    job.committed.clear()
+    job.final = None
+    job.base_counters = restored.counters if restored else Counters()
+    job.checkpoints.restored(restored.checkpoint if restored else None)
+
+
+def advance_deploying(job: JobState, now: float, out: list[JobCommand]) -> None:
+    if now - job.deployed_at > DEPLOY_TIMEOUT_S:
+        missing = sorted(set(range(job.workers.slots)) - job.running)
+        attempt_failed(job, "process", f"slots {missing} were not running {DEPLOY_TIMEOUT_S:.0f} s after their deployment", None, now, out)
+
+
+def on_ready(job: JobState, instance: str, slot: int, now: float, out: list[JobCommand]) -> None:
+    job.answered(instance, Deploy)
+    if slot in job.ready:
+        return
+    job.ready.add(slot)
+    if len(job.ready) == job.workers.slots:
+        for worker in job.workers.assigned():
+            job.send(worker.instance, Start(), now, out)
+
+
+def on_running(job: JobState, instance: str, slot: int, now: float, out: list[JobCommand]) -> None:
+    job.answered(instance, Start)
+    job.running.add(slot)
+    if job.status is JobStatus.DEPLOYING and len(job.running) == job.workers.slots:
+        job.move(JobStatus.RUNNING)
+        if job.restarts:
+            out.append(Say(f"attempt {job.attempt} runs, {now - job.deployed_at:.2f} s after its deployment"))
+        job.running_at = job.running_at if job.running_at is not None else now
+        job.checkpoints.run_started(now)
+        if job.checkpoints.latest is not None:
+            notify(job, job.checkpoints.latest, now, out)
+
+
+# -- failure ----------------------------------------------------------------------------------------------------------
+
+
+def attempt_failed(job: JobState, cause: FailureCause, reason: str, error: Any, now: float, out: list[JobCommand]) -> None:
+    """The policy says when the next attempt starts, or that none does."""
+    job.checkpoints.give_up(now)
+    job.outstanding.clear()
+    decision = job.policy.decide(cause, now)
+    if isinstance(decision, GiveUp):
+        fail(job, error or JobFailedError(f"{reason}; {decision.why}"), out)
+        return
+    job.error = error or JobFailedError(reason)
+    job.restarts += 1
+    job.move(JobStatus.RESTARTING)
+    job.restart_at = now + decision.after_s
+    wait = f" in {decision.after_s:.1f} s" if decision.after_s else ""
+    out.append(Say(f"attempt {job.attempt} failed ({cause}): {reason.splitlines()[0]}; restarting{wait}"))
+    out += [Send(worker.instance, Command(job.epoch, job.attempt, Stop())) for worker in job.workers.assigned()]
+
+
+def on_task_failed(job: JobState, body: TaskFailed, now: float, out: list[JobCommand]) -> None:
+    if body.cause == "damaged" and job.checkpoints.latest is not None:
+        refusal = _fall_back(job, body.object_name)
+        if refusal:
+            fail(job, JobFailedError(f"{body.message}; {refusal}"), out)
+            return
+    where = f"task {body.task} ({body.uid}): " if body.task else ""
+    attempt_failed(job, body.cause, f"{where}{body.message}", body.error, now, out)
+
+
+def _fall_back(job: JobState, object_name: str) -> str:
+    """Make the checkpoint before the damaged one the newest, where rule 20 allows it. Returns why not, or an empty string."""
+    damaged = job.checkpoints.latest
+    older = max((known for known in job.contents if damaged is not None and known < damaged), default=None)
+    if older is None:
+        return f"no older checkpoint is left to restore from; start afresh with --restore none (object {object_name})"
+    visible = (
+        sorted(uid for uid, pending in job.contents[damaged].transactions.items() if uid in job.transactional_uids and pending)
+        if damaged
+        else []
+    )
+    if visible and not job.settings.allow_repeated_output:
+        return (
+            f"falling back to checkpoint {older} would write again what sinks {', '.join(visible)} have committed since; "
+            "start with --allow-repeated-output to accept repeated rows, or afresh with --restore none"
+        )
+    if damaged is not None:
+        del job.contents[damaged]
+    job.checkpoints.latest = older
+    return ""

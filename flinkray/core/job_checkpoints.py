@@ -1,0 +1,116 @@
+"""The job's side of a checkpoint: trigger, acknowledgements, the manifest's fate, commits, and what the end of all inputs adds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flinkray.core.job_endings import fail
+from flinkray.core.job_events import CheckpointContent, JobCommand, JobStatus, ManifestFate, RecordEnd, Say, Sweep, WriteManifest
+from flinkray.core.job_state import JobState
+from flinkray.core.messages import Abort, Acknowledged, CheckpointDeclined, Committed, Counters, Notify, Trigger
+from flinkray.errors import DeposedError
+
+
+def advance_checkpoints(job: JobState, now: float, out: list[JobCommand]) -> None:
+    """Give up what takes too long, trigger what is due."""
+    if job.checkpoints.timed_out(now):
+        give_up_checkpoint(job, "it timed out", now, out)
+    all_ended = len(job.ended) == job.workers.slots
+    if job.final is None and job.checkpoints.due(now, all_ended):
+        pending = job.checkpoints.begin(job.attempt, now, final=all_ended)
+        trigger = Trigger(pending.checkpoint, pending.base, job.settings.checkpoints.store)
+        for worker in job.workers.assigned():
+            if any(task.subtask == worker.slot for task in job.graph.source_tasks()):
+                job.send(worker.instance, trigger, now, out)
+
+
+def on_acknowledged(job: JobState, ack: Acknowledged, now: float, out: list[JobCommand]) -> None:
+    job.note_first_row(ack.first_row_at_us)
+    pending = job.checkpoints.pending
+    if pending is None or not job.checkpoints.acknowledge(job.attempt, ack):
+        return
+    job.writing = content_of(pending.checkpoint, pending.attempt, pending.acks, job.base_counters)
+    if job.settings.checkpoints.store:
+        out.append(WriteManifest(job.writing, pending.started_at, max(answer.sync_ms for answer in pending.acks.values())))
+    else:
+        on_manifest(job, ManifestFate(pending.checkpoint, "complete"), now, out)
+
+
+def content_of(checkpoint: int, attempt: int, acks: dict[int, Acknowledged], base: Counters) -> CheckpointContent:
+    """What a checkpoint holds when all slots have acknowledged it; `base`: rows before the attempt."""
+    counters = base
+    transactions: dict[str, tuple[Any, ...]] = {}
+    for answer in acks.values():
+        counters = counters.plus(answer.counters)
+        for uid, prepared in answer.transactions.items():
+            transactions[uid] = (*transactions.get(uid, ()), *prepared)
+    states = tuple(state for slot in sorted(acks) for state in acks[slot].states)
+    return CheckpointContent(checkpoint, attempt, states, transactions, counters)
+
+
+def on_declined(job: JobState, body: CheckpointDeclined, now: float, out: list[JobCommand]) -> None:
+    pending = job.checkpoints.pending
+    if pending is not None and pending.checkpoint == body.checkpoint and not pending.writing:
+        job.checkpoints.trouble = body.reason
+        give_up_checkpoint(job, body.reason, now, out)
+
+
+def give_up_checkpoint(job: JobState, reason: str, now: float, out: list[JobCommand]) -> None:
+    checkpoint = job.checkpoints.give_up(now)
+    if checkpoint is not None:
+        abort(job, checkpoint, reason, now, out)
+
+
+def abort(job: JobState, checkpoint: int, reason: str, now: float, out: list[JobCommand]) -> None:
+    out.append(Say(f"checkpoint {checkpoint} failed: {reason}"))
+    for worker in job.workers.assigned():
+        job.answered(worker.instance, Trigger, checkpoint)
+        job.send(worker.instance, Abort(checkpoint), now, out)
+
+
+def on_manifest(job: JobState, event: ManifestFate, now: float, out: list[JobCommand]) -> None:
+    content = job.writing
+    if content is None or content.checkpoint != event.checkpoint:
+        return
+    if event.fate == "deposed":
+        fail(job, DeposedError(f"another owner has taken over the application: {event.reason}"), out)
+        return
+    job.writing = None
+    pending = job.checkpoints.pending
+    done = job.checkpoints.written(event.checkpoint, event.fate == "complete", now)
+    live = job.status is JobStatus.RUNNING and content.attempt == job.attempt
+    if done is None:
+        job.checkpoints.trouble = event.reason
+        if live:
+            abort(job, event.checkpoint, event.reason, now, out)
+        return
+    job.contents[done.checkpoint] = content
+    for old in sorted(job.contents)[: -job.settings.retained]:
+        del job.contents[old]
+    job.policy.on_progress()
+    if not live:
+        return
+    if pending is not None and pending.final:
+        job.final = done.checkpoint
+    notify(job, done.checkpoint, now, out)
+
+
+def notify(job: JobState, checkpoint: int, now: float, out: list[JobCommand]) -> None:
+    for worker in job.workers.assigned():
+        job.answered(worker.instance, Notify)
+        job.send(worker.instance, Notify(checkpoint), now, out)
+
+
+def on_committed(job: JobState, instance: str, slot: int, body: Committed, out: list[JobCommand]) -> None:
+    job.committed[slot] = max(job.committed.get(slot, 0), body.checkpoint)
+    waiting = job.outstanding.waiting(instance, Notify)
+    if isinstance(waiting, Notify) and waiting.checkpoint <= body.checkpoint:
+        job.answered(instance, Notify)
+    settled = min((job.committed.get(s, 0) for s in range(job.workers.slots)), default=0)
+    if job.settings.checkpoints.store and settled > job.swept and settled == job.checkpoints.latest:
+        job.swept = settled
+        pending = job.checkpoints.pending
+        out.append(Sweep(settled, pending.checkpoint if pending else None, pending.base if pending else None))
+    if job.final is not None and settled >= job.final and not job.recording:
+        job.recording = True
+        out.append(RecordEnd(JobStatus.FINISHED))

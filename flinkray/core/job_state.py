@@ -1,0 +1,131 @@
+"""What the job core knows, and which status may follow which. The other `job_*` modules are its decisions, functions over this state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flinkray.core.checkpoints import CheckpointCoordinator, CheckpointPolicy
+from flinkray.core.failures import FailurePolicy
+from flinkray.core.job_events import CheckpointContent, JobCommand, JobStatus
+from flinkray.core.messages import Command, CommandBody, Counters, Stats
+from flinkray.core.outstanding import Outstanding
+from flinkray.core.workers import Workers
+from flinkray.errors import ProtocolError
+from flinkray.graph.job_graph import JobGraph
+from flinkray.ids import Epoch
+
+_CREATED, _DEPLOYING, _RUNNING = JobStatus.CREATED, JobStatus.DEPLOYING, JobStatus.RUNNING
+_RESTARTING, _CANCELLING = JobStatus.RESTARTING, JobStatus.CANCELLING
+_FINISHED, _CANCELLED, _FAILED = JobStatus.FINISHED, JobStatus.CANCELLED, JobStatus.FAILED
+
+TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
+    _CREATED: frozenset({_DEPLOYING, _CANCELLING, _FAILED}),
+    _DEPLOYING: frozenset({_RUNNING, _RESTARTING, _CANCELLING, _FAILED}),
+    _RUNNING: frozenset({_RESTARTING, _CANCELLING, _FINISHED, _FAILED}),
+    _RESTARTING: frozenset({_DEPLOYING, _CANCELLING, _FINISHED, _FAILED}),  # FINISHED: a process was lost after the last commit
+    _CANCELLING: frozenset({_CANCELLED, _FAILED}),
+}
+"""Every legal change of status; what is not a key is the end."""
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """What the core needs of the configuration; seconds throughout."""
+
+    name: str
+    spares: int
+    checkpoints: CheckpointPolicy
+    restart_initial_s: float
+    restart_maximum_s: float
+    restart_attempts: int | None
+    allow_repeated_output: bool = False
+    retained: int = 3
+    """Complete checkpoints that storage keeps, and a restart may fall back to."""
+
+
+@dataclass
+class JobState:
+    graph: JobGraph
+    settings: JobSettings
+    token: str
+    """Random, from the shell: instance ids are derived from it."""
+    transactional_uids: frozenset[str] = frozenset()
+    """Sinks whose committed rows are visible outside (rule 20)."""
+    status: JobStatus = JobStatus.CREATED
+    attempt: int = 0
+    restarts: int = 0
+    error: Any = None
+    running_at: float | None = None
+    waiting_for: str = ""
+    """What the job cannot go on without, in words, for the status."""
+
+    def __post_init__(self) -> None:
+        slots = self.graph.slots()
+        self.workers = Workers(slots, self.settings.spares)
+        self.checkpoints = CheckpointCoordinator(self.settings.checkpoints, slots, next_id=1)
+        self.policy = FailurePolicy(self.settings.restart_initial_s, self.settings.restart_maximum_s, self.settings.restart_attempts)
+        self.outstanding = Outstanding()
+        self.epoch = Epoch(0, 1, self.token)
+        self.claim: int | None = None
+        self.hash_seed = 0
+        self.contents: dict[int, CheckpointContent] = {}
+        """The newest complete checkpoints, by id."""
+        self.base_counters = Counters()
+        """Rows up to the checkpoint that the attempt started from."""
+        self.stats: dict[int, Stats] = {}
+        self.first_row_at_us: int | None = None
+        self.restart_at = 0.0
+        self.deployed_at = 0.0
+        self.cancelled_at = 0.0
+        self.created = 0
+        """TaskManagers made so far: numbers their instance ids."""
+        self.ready: set[int] = set()
+        self.running: set[int] = set()
+        self.ended: set[int] = set()
+        """Slots of this attempt, by what they have reported."""
+        self.committed: dict[int, int] = {}
+        """By slot: the checkpoint up to which its sinks have committed."""
+        self.swept = 0
+        self.final: int | None = None
+        """The checkpoint after the end of all inputs, once it is complete."""
+        self.writing: CheckpointContent | None = None
+        """Its manifest is on its way to storage."""
+        self.recording = False
+        """The record of the end is on its way to storage."""
+
+    def move(self, status: JobStatus) -> None:
+        """Raises ProtocolError for a change that is not in the table, and changes nothing then."""
+        if status not in TRANSITIONS.get(self.status, frozenset()):
+            raise ProtocolError(f"a job that is {self.status.value} cannot become {status.value}")
+        self.status = status
+
+    def send(self, instance: str, body: CommandBody, now: float, out: list[JobCommand]) -> None:
+        """Say it now, and again until `answered`."""
+        out.append(self.outstanding.send(instance, Command(self.epoch, self.attempt, body), now))
+
+    def answered(self, instance: str, kind: type, number: int = 0) -> None:
+        self.outstanding.answered(instance, kind, number)
+
+    def counters(self) -> Counters:
+        """Rows so far; those of a replay are not counted twice."""
+        if self.final is not None:
+            return self.contents[self.final].counters
+        total = self.base_counters
+        for stats in self.stats.values():
+            total = total.plus(stats.counters)
+        return total
+
+    def note_first_row(self, at_us: int | None) -> None:
+        if at_us is not None and (self.first_row_at_us is None or at_us < self.first_row_at_us):
+            self.first_row_at_us = at_us
+
+    def check_invariants(self) -> None:
+        """Raises ProtocolError when the state makes no sense; called by tests and the simulator after every step."""
+        self.checkpoints.check_invariants()
+        if self.status is JobStatus.RUNNING and len(self.running) != self.workers.slots:
+            raise ProtocolError("RUNNING, but not every slot runs")
+        if self.final is not None and len(self.ended) != self.workers.slots:
+            raise ProtocolError("a final checkpoint before all inputs ended")
+        if self.writing is not None and (self.checkpoints.pending is None or not self.checkpoints.pending.writing):
+            raise ProtocolError("a manifest is being written that nobody awaits")
