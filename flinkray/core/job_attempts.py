@@ -31,6 +31,10 @@ DEPLOY_TIMEOUT_S = 120.0
 WORKER_TIMEOUT_S = 180.0
 """A TaskManager that is not up and warm by then is given up (a first start compiles kernels)."""
 
+SPARE_PATIENCE_S = 1.0
+"""The first deployment waits so long for the spares: a job should be protected from its first row on, and not share its cores with a
+process that is still warming."""
+
 
 def on_opened(job: JobState, event: Opened, now: float) -> None:
     job.claim = event.claim
@@ -117,6 +121,11 @@ def _obstacle(job: JobState, now: float) -> str:
         return "the restart delay"
     if job.workers.usable() < job.workers.slots:
         return f"TaskManagers: {job.workers.usable()} of {job.workers.slots} are up"
+    if job.status is JobStatus.CREATED and job.workers.usable() < job.workers.slots + job.workers.spares:
+        if job.slots_up_at is None:
+            job.slots_up_at = now
+        if now - job.slots_up_at < SPARE_PATIENCE_S:
+            return "the spare TaskManager, for a moment"
     return ""
 
 

@@ -77,6 +77,8 @@ class JobState:
         self.first_row_at_us: int | None = None
         self.restart_at = 0.0
         self.deployed_at = 0.0
+        self.slots_up_at: float | None = None
+        """When every slot could first have had a TaskManager."""
         self.cancelled_at = 0.0
         self.created = 0
         """TaskManagers made so far: numbers their instance ids."""

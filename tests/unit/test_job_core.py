@@ -6,6 +6,7 @@ import pytest
 
 from flinkray.core.checkpoints import CheckpointPolicy
 from flinkray.core.job import JobCore, JobSettings
+from flinkray.core.job_attempts import SPARE_PATIENCE_S
 from flinkray.core.job_events import (
     CancelRequested,
     CheckpointContent,
@@ -116,6 +117,22 @@ def test_nothing_is_deployed_before_storage_is_claimed() -> None:
     assert not driver.sent(Deploy, driver.start_workers())
     assert "claimed" in driver.core.waiting_for
     assert len(driver.sent(Deploy, driver.give(Opened(5, None, (), 1, 1, 7)))) == 2
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_the_first_deployment_waits_a_moment_for_the_spare_and_not_longer(late: bool) -> None:
+    driver = Driver()
+    driver.give(Opened(5, None, (), 1, 1, 7))
+    *first, spare = [c for c in driver.commands if isinstance(c, CreateWorker)]
+    for command in first:
+        driver.give(WorkerStarted(command.instance, "somewhere", 1, "n"))
+    assert driver.core.status is JobStatus.CREATED
+    assert "spare" in driver.core.waiting_for
+    if late:
+        driver.give(Tick(), SPARE_PATIENCE_S + 0.1)
+    else:
+        driver.give(WorkerStarted(spare.instance, "somewhere", 1, "n"))
+    assert driver.core.status is JobStatus.DEPLOYING
 
 
 def test_an_attempt_is_journaled_before_its_deployment() -> None:
