@@ -148,7 +148,7 @@ class JobConfig:
     restart: RestartStrategy = field(default_factory=RestartStrategy)
     high_availability: HighAvailability = field(default_factory=HighAvailability)
     resources: Resources = field(default_factory=Resources)
-    batch_rows: int = 65536
+    batch_rows: int = 262_144
     buffer_timeout: Duration = "5ms"
     heartbeat_timeout: Duration = "3s"
     orphan_timeout: Duration = "5min"

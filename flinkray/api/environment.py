@@ -55,7 +55,7 @@ class StreamEnvironment:
         restart: RestartStrategy | None = None,
         high_availability: HighAvailability | None = None,
         resources: Resources | None = None,
-        batch_rows: int = 65536,
+        batch_rows: int = 262_144,
         buffer_timeout: Duration = "5ms",
     ) -> None:
         self._options = RunOptions.from_environment()

@@ -40,8 +40,13 @@ _NOTHING_YET_S = 0.005
 _NO_SPLIT_S = 0.02
 """How long a reader without splits sleeps; a split that comes wakes it."""
 
-_FEW = 16
-"""A batch of less than a sixteenth of `batch_rows` is small."""
+_FEW_ROWS = 4096
+"""A batch of less is small."""
+
+BATCH_BYTES = 8 << 20
+"""Of wide rows fewer are read at once than `batch_rows`: a batch should stay in the cache that a core has to itself, or nearly."""
+_TEXT_BYTES = 32
+"""Guessed of a value of variable length, before any has been read."""
 
 _ENUMERATOR_STATE = "enumerator"
 _SPLITS_STATE = "splits"
@@ -134,6 +139,7 @@ class ReadOperator(SourceOperator):
         self._had_split = False
         self._limit: RateLimit | None = None
         self._buffer_until_s = 0.0
+        self._row_bytes = _guess_row_bytes(source.schema())
 
     def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
         super().open(context, restored, restored_checkpoint)
@@ -163,7 +169,7 @@ class ReadOperator(SourceOperator):
 
     def poll(self, out: Output) -> SourceStatus:
         now_s = self.context.clock()
-        max_rows = self.context.batch_rows
+        max_rows = min(self.context.batch_rows, max(int(BATCH_BYTES / self._row_bytes), 1))
         if self._limit is not None:
             max_rows = min(max_rows, self._limit.allowance(now_s))
         if not self._splits:
@@ -208,6 +214,7 @@ class ReadOperator(SourceOperator):
                 work.retry_s = now_s + _NOTHING_YET_S
                 work.idle = self._rowless_for(now_s - work.last_row_s)
             return False
+        self._row_bytes = max(batch.nbytes / batch.num_rows, 1.0)
         if self._limit is not None:
             self._limit.take(batch.num_rows)
         work.idle, work.last_row_s, self._last_row_s = False, now_s, now_s
@@ -216,7 +223,7 @@ class ReadOperator(SourceOperator):
             if largest_us is None:
                 return False
             self._splits.read(work, largest_us)
-        if batch.num_rows < self.context.batch_rows // _FEW:
+        if batch.num_rows < min(_FEW_ROWS, self.context.batch_rows // 16):
             self._buffer_until_s = now_s + self.context.buffer_timeout_s  # let rows gather: each batch costs the same, however small
         out.emit(batch)
         return True
@@ -253,3 +260,14 @@ class ReadOperator(SourceOperator):
         for work in self._splits.open:
             if work.reader is not None:
                 work.reader.close()
+
+
+def _guess_row_bytes(schema: pa.Schema) -> float:
+    return max(sum(_width_bytes(kind) for kind in schema.types), 1.0)
+
+
+def _width_bytes(kind: pa.DataType) -> float:
+    try:
+        return kind.bit_width / 8
+    except ValueError:
+        return _TEXT_BYTES
