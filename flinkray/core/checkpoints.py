@@ -106,6 +106,14 @@ class CheckpointCoordinator:
         pending.writing = True
         return True
 
+    def adopt(self, checkpoint: int, attempt: int, acks: dict[int, Acknowledged], now: float) -> Pending:
+        """All slots have acknowledged it to an earlier leader: only its manifest is missing."""
+        if self.pending is not None:
+            raise ProtocolError(f"checkpoint {self.pending.checkpoint} is still pending")
+        self.pending = Pending(checkpoint, self.latest, attempt, now, False, acks, writing=True)
+        self.next_id = max(self.next_id, checkpoint + 1)
+        return self.pending
+
     def timed_out(self, now: float) -> bool:
         return self.pending is not None and not self.pending.writing and now - self.pending.started_at > self.policy.timeout_s
 

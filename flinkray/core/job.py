@@ -1,19 +1,23 @@
 """The JobManager's decisions, pure: one event in, commands out.
 
     CREATED -> DEPLOYING -> RUNNING -> FINISHED
-                  ^  |         |
-                  |  v         v            any but the last: -> CANCELLING -> CANCELLED, -> FAILED
-                RESTARTING <---+
+       |          ^  |         | ^
+       |          |  v         v |          any but the last: -> CANCELLING -> CANCELLED, -> FAILED
+       |        RESTARTING <---+ |
+       |             ^           |
+       +-> ADOPTING -+-----------+          a new leader over tasks that run
 
 An attempt is one deployment of the whole job. Deploy goes to every slot; when all are ready, Start; when all run, checkpoints begin. Any
 failure ends the attempt: the policy says when the next one starts, from the newest complete checkpoint. Commands are sent again until
-they are answered (rule 12). `job_state` has the table of legal changes; `job_attempts`, `job_checkpoints` and `job_endings` the decisions.
+they are answered (rule 12). `job_state` has the table of legal changes; `job_attempts`, `job_checkpoints`, `job_adoption` and `job_endings`
+the decisions.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flinkray.core.job_adoption import advance_adopting, on_adopted, on_adopting_report, on_hello_reply, on_take_over
 from flinkray.core.job_attempts import (
     advance_deploying,
     attempt_failed,
@@ -24,22 +28,26 @@ from flinkray.core.job_attempts import (
     on_running,
     on_task_failed,
     on_worker_lost,
+    on_worker_started,
     try_deploy,
 )
 from flinkray.core.job_checkpoints import advance_checkpoints, on_acknowledged, on_committed, on_declined, on_manifest
-from flinkray.core.job_endings import advance_cancelling, fail, on_cancel, on_end_recorded
+from flinkray.core.job_endings import advance_cancelling, fail, on_cancel, on_end_recorded, on_epoch_refused, on_superseded
 from flinkray.core.job_events import (
+    Adopted,
     CancelRequested,
     Deliver,
     EndRecorded,
     JobCommand,
     JobEvent,
     JobStatus,
-    KillWorker,
+    LeadershipInDoubt,
     ManifestFate,
     NoRoom,
     Opened,
     OpenFailed,
+    Superseded,
+    TakeOver,
     WorkerLost,
     WorkerStarted,
 )
@@ -50,6 +58,8 @@ from flinkray.core.messages import (
     Acknowledged,
     CheckpointDeclined,
     Committed,
+    EpochRefused,
+    HelloReply,
     PeerLost,
     Ready,
     Report,
@@ -71,11 +81,11 @@ class JobCore(JobState):
     """`step(event, now) -> commands`; `now` is monotonic seconds, only ever compared with itself."""
 
     def step(self, event: JobEvent, now: float) -> list[JobCommand]:
-        if self.status.terminal:
+        if self.status.terminal or self.superseded:
             return []
         out: list[JobCommand] = []
         self._handle(event, now, out)
-        if not self.status.terminal:
+        if not self.status.terminal and not self.superseded:
             self._advance(now, out)
         return out
 
@@ -83,12 +93,11 @@ class JobCore(JobState):
         if isinstance(event, Report):
             self._on_report(event, now, out)
         elif isinstance(event, Opened):
-            on_opened(self, event, now)
+            on_opened(self, event, now, out)
         elif isinstance(event, OpenFailed):
             fail(self, event.error or JobFailedError(event.reason), out)
         elif isinstance(event, WorkerStarted):
-            if not self.workers.started(event.instance, event.endpoint, event.pid, event.node_id, event.zone):
-                out.append(KillWorker(event.instance))
+            on_worker_started(self, event, now, out)
         elif isinstance(event, WorkerLost):
             on_worker_lost(self, event, now, out)
         elif isinstance(event, NoRoom):
@@ -99,6 +108,18 @@ class JobCore(JobState):
             on_cancel(self, event, now, out)
         elif isinstance(event, EndRecorded):
             on_end_recorded(self, event, out)
+        else:
+            self._handle_leadership(event, now, out)
+
+    def _handle_leadership(self, event: JobEvent, now: float, out: list[JobCommand]) -> None:
+        if isinstance(event, TakeOver):
+            on_take_over(self, event, now, out)
+        elif isinstance(event, Adopted):
+            on_adopted(self, event, out)
+        elif isinstance(event, Superseded):
+            on_superseded(self, event, out)
+        elif isinstance(event, LeadershipInDoubt):
+            self.leadership_in_doubt = event.doubt
 
     def _advance(self, now: float, out: list[JobCommand]) -> None:
         """Whatever is due at this time in this state."""
@@ -107,6 +128,10 @@ class JobCore(JobState):
             return
         if self.recording:
             return
+        if self.status is JobStatus.ADOPTING:
+            advance_adopting(self, now, out)
+            if self.status.terminal:
+                return
         keep_workers(self, now, out)
         if self.status in (JobStatus.CREATED, JobStatus.RESTARTING):
             try_deploy(self, now, out)
@@ -119,8 +144,18 @@ class JobCore(JobState):
     def _on_report(self, report: Report, now: float, out: list[JobCommand]) -> None:
         """Words of an unknown instance or another attempt count for nothing."""
         worker = self.workers.get(report.instance)
-        if worker is None or worker.slot is None or report.attempt != self.attempt:
+        if worker is None:
             return
+        if isinstance(report.body, HelloReply):
+            on_hello_reply(self, worker, report.attempt, report.body, out)
+            return
+        if isinstance(report.body, EpochRefused):
+            on_epoch_refused(self, report.instance, report.body, out)
+            return
+        if worker.slot is None or report.attempt != self.attempt:
+            return
+        if self.status is JobStatus.ADOPTING:
+            on_adopting_report(self, worker, worker.slot, report.body, out)
         if self.status not in (JobStatus.DEPLOYING, JobStatus.RUNNING):
             return
         slot, body = worker.slot, report.body

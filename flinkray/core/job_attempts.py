@@ -7,23 +7,26 @@ from typing import Any
 
 from flinkray.core.failures import GiveUp
 from flinkray.core.job_checkpoints import notify
-from flinkray.core.job_endings import fail
+from flinkray.core.job_endings import fail, record_cancelled
 from flinkray.core.job_events import (
     CheckpointContent,
     CreateWorker,
     JobCommand,
     JobStatus,
-    JournalAttempt,
     KillWorker,
     NoRoom,
     Opened,
     Say,
     Send,
     WorkerLost,
+    WorkerStarted,
+    WriteJournal,
 )
 from flinkray.core.job_state import JobState
-from flinkray.core.messages import Command, Counters, Deploy, FailureCause, Start, Stop, TaskFailed
+from flinkray.core.journal_records import AttemptBegun, StorageClaimed, WorkerAdded
+from flinkray.core.messages import Command, Counters, Deploy, FailureCause, Hello, Start, Stop, TaskFailed
 from flinkray.core.state_plan import states_for_slot
+from flinkray.core.workers import WorkerState
 from flinkray.errors import JobFailedError, ProtocolError, ResourceError
 from flinkray.ids import Epoch
 
@@ -36,37 +39,56 @@ SPARE_PATIENCE_S = 1.0
 process that is still warming."""
 
 
-def on_opened(job: JobState, event: Opened, now: float) -> None:
+def on_opened(job: JobState, event: Opened, now: float, out: list[JobCommand]) -> None:
     job.claim = event.claim
-    job.epoch = Epoch(event.claim, 1, job.token)
-    job.attempt = event.next_attempt - 1
+    job.epoch = Epoch(event.claim, job.epoch.election, job.token)
+    job.attempt = max(job.attempt, event.next_attempt - 1)
     job.hash_seed = event.hash_seed
-    job.checkpoints.next_id = event.next_checkpoint
+    job.checkpoints.next_id = max(job.checkpoints.next_id, event.next_checkpoint)
     for content in (*event.older, *((event.restore,) if event.restore else ())):
         job.contents[content.checkpoint] = content
     if event.restore is not None:
         job.checkpoints.latest = event.restore.checkpoint
     job.restart_at = now
+    job.storage_open = True
+    out.append(WriteJournal(StorageClaimed(event.claim, event.hash_seed)))
+    if job.status is JobStatus.CANCELLING:
+        record_cancelled(job, out)
+    for worker in job.workers.greeting():
+        greet(job, worker.instance, now, out)
 
 
 # -- workers ----------------------------------------------------------------------------------------------------------
 
 
+def on_worker_started(job: JobState, event: WorkerStarted, now: float, out: list[JobCommand]) -> None:
+    if not job.workers.started(event.instance, event.endpoint, event.pid, event.node_id, event.zone):
+        out.append(KillWorker(event.instance))
+        return
+    worker = job.workers.get(event.instance)
+    if worker is not None and worker.state is WorkerState.GREETING and job.claim is not None:
+        greet(job, event.instance, now, out)
+
+
+def greet(job: JobState, instance: str, now: float, out: list[JobCommand]) -> None:
+    """Not before the epoch is whole: a TaskManager may have obeyed one of this claim already."""
+    job.send(instance, Hello(), now, out)
+
+
 def keep_workers(job: JobState, now: float, out: list[JobCommand]) -> None:
     """Give up those that do not come up, and ask for those that are missing."""
     for worker in job.workers.late(now, WORKER_TIMEOUT_S):
-        job.workers.remove(worker.instance)
-        out += [Say(f"{worker.name} did not come up in {WORKER_TIMEOUT_S:.0f} s"), KillWorker(worker.instance)]
+        out.append(Say(f"{worker.name} did not come up in {WORKER_TIMEOUT_S:.0f} s"))
+        job.lose(worker.instance, out)
     for _ in range(job.workers.missing(finishing=job.final is not None)):
         job.created += 1
         instance = hashlib.sha256(f"{job.token}/{job.created}".encode()).hexdigest()[:32]
         worker = job.workers.request(instance, now)
-        out.append(CreateWorker(instance, worker.name))
+        out += [WriteJournal(WorkerAdded(instance, worker.number)), CreateWorker(instance, worker.name)]
 
 
 def on_no_room(job: JobState, event: NoRoom, out: list[JobCommand]) -> None:
-    worker = job.workers.remove(event.instance)
-    if worker is None:
+    if job.lose(event.instance, out, kill=False) is None:
         return
     if len(list(job.workers)) >= job.workers.slots:
         job.workers.spares = max(0, len(list(job.workers)) - job.workers.slots)
@@ -76,12 +98,13 @@ def on_no_room(job: JobState, event: NoRoom, out: list[JobCommand]) -> None:
 
 
 def on_worker_lost(job: JobState, event: WorkerLost, now: float, out: list[JobCommand]) -> None:
-    worker = job.workers.remove(event.instance)
+    worker = job.lose(event.instance, out)
     if worker is None:
         return
-    out.append(KillWorker(event.instance))
     out.append(Say(f"{worker.name} (pid {worker.pid}) is lost: {event.reason}"))
-    if worker.slot is not None and job.status in (JobStatus.DEPLOYING, JobStatus.RUNNING):
+    if worker.slot is not None and job.adoption is not None:
+        job.adoption.lost = job.adoption.lost or f"{worker.name} is lost: {event.reason}"
+    elif worker.slot is not None and job.status in (JobStatus.DEPLOYING, JobStatus.RUNNING):
         attempt_failed(job, event.cause, f"{worker.name} is lost: {event.reason}", None, now, out)
 
 
@@ -96,12 +119,12 @@ def try_deploy(job: JobState, now: float, out: list[JobCommand]) -> None:
     assigned = job.workers.assign()
     if assigned is None:
         raise ProtocolError("workers vanished between the check and the assignment")
-    job.attempt += 1
+    job.attempt = job.highest_attempt = max(job.attempt, job.highest_attempt) + 1
     restored = job.contents[job.checkpoints.latest] if job.checkpoints.latest is not None else None
     _reset_attempt(job, restored)
     job.move(JobStatus.DEPLOYING)
     job.deployed_at = now
-    out.append(JournalAttempt(job.attempt, tuple(worker.instance for worker in assigned)))
+    out.append(WriteJournal(_attempt_record(job, tuple(worker.instance for worker in assigned), restored)))
     origin = f"checkpoint {restored.checkpoint}" if restored else "the beginning"
     out.append(Say(f"attempt {job.attempt} starts from {origin} on {', '.join(f'{w.name} (pid {w.pid})' for w in assigned)}"))
     peers = tuple(worker.endpoint for worker in assigned)
@@ -111,12 +134,19 @@ def try_deploy(job: JobState, now: float, out: list[JobCommand]) -> None:
         job.send(worker.instance, deploy, now, out)
 
 
+def _attempt_record(job: JobState, workers: tuple[str, ...], restored: CheckpointContent | None) -> AttemptBegun:
+    checkpoint = restored.checkpoint if restored else None
+    return AttemptBegun(job.attempt, workers, checkpoint, job.restarts, job.base_counters, job.passed_over)
+
+
 def _obstacle(job: JobState, now: float) -> str:
     """Why the next attempt cannot start yet; empty when it can."""
     if job.claim is None:
         return "checkpoint storage to be claimed"
     if job.writing is not None:
         return f"the fate of checkpoint {job.writing.checkpoint}'s manifest"
+    if job.leadership_in_doubt:
+        return "the journal, to confirm that this JobManager leads"
     if now < job.restart_at:
         return "the restart delay"
     if job.workers.usable() < job.workers.slots:
@@ -217,5 +247,6 @@ def _fall_back(job: JobState, object_name: str) -> str:
         )
     if damaged is not None:
         del job.contents[damaged]
+        job.passed_over = (*job.passed_over, damaged)
     job.checkpoints.latest = older
     return ""

@@ -5,8 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from flinkray.core.job_endings import fail
-from flinkray.core.job_events import CheckpointContent, JobCommand, JobStatus, ManifestFate, RecordEnd, Say, Sweep, WriteManifest
+from flinkray.core.job_events import (
+    CheckpointContent,
+    JobCommand,
+    JobStatus,
+    ManifestFate,
+    RecordEnd,
+    Say,
+    Sweep,
+    WriteJournal,
+    WriteManifest,
+)
 from flinkray.core.job_state import JobState
+from flinkray.core.journal_records import CheckpointCompleted
 from flinkray.core.messages import Abort, Acknowledged, CheckpointDeclined, Committed, Counters, Notify, Trigger
 from flinkray.errors import DeposedError
 
@@ -16,7 +27,7 @@ def advance_checkpoints(job: JobState, now: float, out: list[JobCommand]) -> Non
     if job.checkpoints.timed_out(now):
         give_up_checkpoint(job, "it timed out", now, out)
     all_ended = len(job.ended) == job.workers.slots
-    if job.final is None and job.checkpoints.due(now, all_ended):
+    if job.final is None and not job.leadership_in_doubt and job.checkpoints.due(now, all_ended):
         pending = job.checkpoints.begin(job.attempt, now, final=all_ended)
         trigger = Trigger(pending.checkpoint, pending.base, job.settings.checkpoints.store)
         for worker in job.workers.assigned():
@@ -84,9 +95,12 @@ def on_manifest(job: JobState, event: ManifestFate, now: float, out: list[JobCom
         if live:
             abort(job, event.checkpoint, event.reason, now, out)
         return
+    if job.settings.checkpoints.store:
+        out.append(WriteJournal(CheckpointCompleted(done.checkpoint, event.name)))
     job.contents[done.checkpoint] = content
     for old in sorted(job.contents)[: -job.settings.retained]:
         del job.contents[old]
+    job.passed_over = tuple(damaged for damaged in job.passed_over if damaged > min(job.contents))
     job.policy.on_progress()
     if not live:
         return

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
 
+from flinkray.core.journal_records import JournalEntry
+from flinkray.core.journal_view import JournalView
 from flinkray.core.messages import Command, Counters, FailureCause, Report, StateRef
 
 
 class JobStatus(Enum):
     CREATED = "CREATED"
+    ADOPTING = "ADOPTING"
+    """A new leader learns what runs; rows flow all the while."""
     DEPLOYING = "DEPLOYING"
     RUNNING = "RUNNING"
     RESTARTING = "RESTARTING"
@@ -61,6 +65,40 @@ class OpenFailed:
 
 
 @dataclass(frozen=True)
+class TakeOver:
+    """First event of a leader that was elected by the journal: `view` is the journal up to its own election. Opened follows where the view
+    names no claim, else Adopted; or OpenFailed."""
+
+    view: JournalView
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """The storage log as it stands after every earlier leader of the claim was shut out of it (a Void at the next number)."""
+
+    contents: tuple[CheckpointContent, ...]
+    """Complete checkpoints, newest first: as many as are retained, those of `JournalView.passed_over` left out."""
+    next_checkpoint: int
+    next_attempt: int
+    ended: str = ""
+    """How the run has ended (a `JobStatus` value), where storage says so."""
+
+
+@dataclass(frozen=True)
+class Superseded:
+    """Another leader of this run has taken over: say nothing more to anybody."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class LeadershipInDoubt:
+    """`doubt`: whether this process still leads could not be confirmed for a lease: trigger and deploy nothing. False: it could again."""
+
+    doubt: bool
+
+
+@dataclass(frozen=True)
 class WorkerStarted:
     instance: str
     endpoint: Any
@@ -92,11 +130,15 @@ class ManifestFate:
     checkpoint: int
     fate: Literal["complete", "failed", "deposed"]
     reason: str = ""
+    name: str = ""
+    """Of the object that is the manifest, when it is complete."""
 
 
 @dataclass(frozen=True)
 class CancelRequested:
     reason: str = ""
+    request: str = ""
+    """Its id (rule 24): one that the journal knows already changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -111,23 +153,45 @@ class Tick:
     """Time has passed."""
 
 
-JobEvent = Opened | OpenFailed | WorkerStarted | WorkerLost | NoRoom | ManifestFate | CancelRequested | EndRecorded | Tick | Report
+JobEvent = (
+    Opened
+    | OpenFailed
+    | TakeOver
+    | Adopted
+    | Superseded
+    | LeadershipInDoubt
+    | WorkerStarted
+    | WorkerLost
+    | NoRoom
+    | ManifestFate
+    | CancelRequested
+    | EndRecorded
+    | Tick
+    | Report
+)
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class JournalAttempt:
-    """Write the attempt and its workers to the journal before any command that follows is carried out."""
+class WriteJournal:
+    """Write this to the journal before any command that follows is carried out; where the slot is lost, none of them is (see `gate`)."""
 
-    attempt: int
-    workers: tuple[str, ...]
+    entry: JournalEntry
 
 
 @dataclass(frozen=True)
 class CreateWorker:
-    """Journal the instance, then make the process."""
+    """Make the process."""
+
+    instance: str
+    name: str
+
+
+@dataclass(frozen=True)
+class AttachWorker:
+    """Reach a process that an earlier leader made, or wanted to: WorkerStarted when it answers, else WorkerLost."""
 
     instance: str
     name: str
@@ -191,4 +255,14 @@ class Say:
     text: str
 
 
-JobCommand = JournalAttempt | CreateWorker | KillWorker | Send | WriteManifest | Sweep | RecordEnd | Deliver | End | Say
+@dataclass(frozen=True)
+class StandDown:
+    """A TaskManager obeys `election`, above or beside this leader's: nothing follows. The leadership core is to be told."""
+
+    election: int
+    reason: str
+
+
+JobCommand = (
+    WriteJournal | CreateWorker | AttachWorker | KillWorker | Send | WriteManifest | Sweep | RecordEnd | Deliver | End | Say | StandDown
+)

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from flinkray.core.checkpoints import CheckpointCoordinator, CheckpointPolicy
 from flinkray.core.failures import FailurePolicy
-from flinkray.core.job_events import CheckpointContent, JobCommand, JobStatus
-from flinkray.core.messages import Command, CommandBody, Counters, Stats
+from flinkray.core.job_events import Adopted, CheckpointContent, JobCommand, JobStatus, KillWorker, WriteJournal
+from flinkray.core.journal_records import WorkerGone
+from flinkray.core.journal_view import JournalView
+from flinkray.core.messages import Acknowledged, Command, CommandBody, Counters, HelloReply, PeerLost, Stats, TaskFailed
 from flinkray.core.outstanding import Outstanding
-from flinkray.core.workers import Workers
+from flinkray.core.workers import Worker, Workers
 from flinkray.errors import ProtocolError
 from flinkray.graph.job_graph import JobGraph
 from flinkray.ids import Epoch
 
-_CREATED, _DEPLOYING, _RUNNING = JobStatus.CREATED, JobStatus.DEPLOYING, JobStatus.RUNNING
+_CREATED, _ADOPTING = JobStatus.CREATED, JobStatus.ADOPTING
+_DEPLOYING, _RUNNING = JobStatus.DEPLOYING, JobStatus.RUNNING
 _RESTARTING, _CANCELLING = JobStatus.RESTARTING, JobStatus.CANCELLING
 _FINISHED, _CANCELLED, _FAILED = JobStatus.FINISHED, JobStatus.CANCELLED, JobStatus.FAILED
 
 TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
-    _CREATED: frozenset({_DEPLOYING, _CANCELLING, _FAILED}),
+    _CREATED: frozenset({_ADOPTING, _DEPLOYING, _CANCELLING, _FAILED}),
+    _ADOPTING: frozenset({_CREATED, _RUNNING, _RESTARTING, _CANCELLING, _FINISHED, _CANCELLED, _FAILED}),
     _DEPLOYING: frozenset({_RUNNING, _RESTARTING, _CANCELLING, _FAILED}),
     _RUNNING: frozenset({_RESTARTING, _CANCELLING, _FINISHED, _FAILED}),
     _RESTARTING: frozenset({_DEPLOYING, _CANCELLING, _FINISHED, _FAILED}),  # FINISHED: a process was lost after the last commit
@@ -42,6 +46,23 @@ class JobSettings:
     allow_repeated_output: bool = False
     retained: int = 3
     """Complete checkpoints that storage keeps, and a restart may fall back to."""
+
+
+@dataclass
+class Adoption:
+    """What a new leader has learned so far, while ADOPTING."""
+
+    view: JournalView
+    since: float
+    storage: Adopted | None = None
+    replies: dict[int, tuple[int, HelloReply]] = field(default_factory=dict)
+    """By slot of the journal's current attempt: the attempt that its TaskManager is in, and what it said."""
+    late: dict[int, dict[int, Acknowledged]] = field(default_factory=dict)
+    """By slot and checkpoint: acknowledged after the reply."""
+    failure: TaskFailed | PeerLost | None = None
+    """Why the attempt cannot go on."""
+    lost: str = ""
+    """A TaskManager of the attempt that is gone, and why."""
 
 
 @dataclass
@@ -71,6 +92,16 @@ class JobState:
         self.hash_seed = 0
         self.contents: dict[int, CheckpointContent] = {}
         """The newest complete checkpoints, by id."""
+        self.passed_over: tuple[int, ...] = ()
+        """Complete checkpoints that were found damaged since the newest that was not (rule 20)."""
+        self.highest_attempt = 0
+        """That anybody has ever heard of: the next one is above."""
+        self.adoption: Adoption | None = None
+        self.requests: set[str] = set()
+        """Ids of requests that are journaled (rule 24)."""
+        self.leadership_in_doubt = False
+        self.superseded = False
+        """Another leads: every event is dropped."""
         self.base_counters = Counters()
         """Rows up to the checkpoint that the attempt started from."""
         self.stats: dict[int, Stats] = {}
@@ -88,6 +119,8 @@ class JobState:
         """Slots of this attempt, by what they have reported."""
         self.committed: dict[int, int] = {}
         """By slot: the checkpoint up to which its sinks have committed."""
+        self.storage_open = False
+        """Storage is claimed or adopted: the end can be recorded."""
         self.swept = 0
         self.final: int | None = None
         """The checkpoint after the end of all inputs, once it is complete."""
@@ -101,6 +134,17 @@ class JobState:
         if status not in TRANSITIONS.get(self.status, frozenset()):
             raise ProtocolError(f"a job that is {self.status.value} cannot become {status.value}")
         self.status = status
+        self.adoption = None
+
+    def lose(self, instance: str, out: list[JobCommand], kill: bool = True) -> Worker | None:
+        """Give a TaskManager up. The journal comes first: a leader that was deposed ends no process of its successor's."""
+        worker = self.workers.remove(instance)
+        if worker is not None:
+            self.outstanding.forget(instance)
+            out.append(WriteJournal(WorkerGone(instance)))
+            if kill:
+                out.append(KillWorker(instance))
+        return worker
 
     def send(self, instance: str, body: CommandBody, now: float, out: list[JobCommand]) -> None:
         """Say it now, and again until `answered`."""
@@ -129,5 +173,7 @@ class JobState:
             raise ProtocolError("RUNNING, but not every slot runs")
         if self.final is not None and len(self.ended) != self.workers.slots:
             raise ProtocolError("a final checkpoint before all inputs ended")
+        if (self.adoption is not None) != (self.status is JobStatus.ADOPTING):
+            raise ProtocolError(f"a job that is {self.status.value}, and what an adoption has learned: {self.adoption}")
         if self.writing is not None and (self.checkpoints.pending is None or not self.checkpoints.pending.writing):
             raise ProtocolError("a manifest is being written that nobody awaits")

@@ -8,9 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Literal
 
 from flinkray.ids import Epoch, TaskId
+
+
+class TaskManagerState(Enum):
+    IDLE = "idle"
+    DEPLOYING = "deploying"
+    READY = "ready"
+    RUNNING = "running"
+    FAILED = "failed"
+
 
 FailureCause = Literal["user", "process", "node", "storage", "channel", "damaged", "input"]
 """Why an attempt failed: each cause has a restart budget of its own."""
@@ -101,7 +111,12 @@ class Stop:
     """Close the tasks of this and every older attempt and be idle."""
 
 
-CommandBody = Deploy | Start | Trigger | Abort | Notify | Stop
+@dataclass(frozen=True)
+class Hello:
+    """A new leader asks what runs; answered with HelloReply, whatever the attempt."""
+
+
+CommandBody = Deploy | Start | Trigger | Abort | Notify | Stop | Hello
 
 
 @dataclass(frozen=True)
@@ -216,8 +231,36 @@ class SinkRows:
     data: bytes = field(repr=False)
 
 
+@dataclass(frozen=True)
+class HelloReply:
+    """All that a new leader must know of a TaskManager whose earlier reports it may never see (rule 10)."""
+
+    state: TaskManagerState
+    slot: int | None
+    """Of the tasks that are there; None when idle."""
+    ended: bool
+    triggered: int
+    """Highest checkpoint that was triggered or aborted here in this attempt."""
+    unsettled: tuple[Acknowledged | CheckpointDeclined, ...]
+    """Answers to checkpoints above the last Notify that were not aborted."""
+    notified: int
+    committed: int
+    failure: TaskFailed | PeerLost | None = None
+    """Why the attempt cannot go on here."""
+
+
+@dataclass(frozen=True)
+class EpochRefused:
+    """A command of `refused` was dropped, since `current` is obeyed here: a newer epoch, or an equal one with another token (rule 8)."""
+
+    refused: Epoch
+    current: Epoch
+
+
 ReportBody = (
-    Ready
+    HelloReply
+    | EpochRefused
+    | Ready
     | Running
     | Triggered
     | Aborted

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flinkray.core.job_events import Send
-from flinkray.core.messages import Abort, Command, CommandBody, Trigger
+from flinkray.core.messages import Abort, Command, CommandBody, Hello, Trigger
 
 RESEND_S = 1.0
 """A command without an answer is sent again after this."""
@@ -44,7 +44,12 @@ class Outstanding:
         return [entry.send for entry in late]
 
     def clear(self) -> None:
-        self._waiting.clear()
+        """An attempt is over. Hello belongs to none."""
+        self._waiting = {key: entry for key, entry in self._waiting.items() if key[1] is Hello}
+
+    def forget(self, instance: str) -> None:
+        """It is gone: nobody answers."""
+        self._waiting = {key: entry for key, entry in self._waiting.items() if key[0] != instance}
 
 
 def _number(body: CommandBody) -> int:

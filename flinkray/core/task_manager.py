@@ -4,13 +4,13 @@
       ^                 |                   |                 |
       +----Stop---------+-------------------+-----------------+   (any failure: FAILED, until the next Deploy or Stop)
 
-A command of an older epoch or attempt is dropped (rules 8 and 12); one that was obeyed already is answered again and not obeyed again.
+A command of an older epoch is refused, one of an older attempt dropped (rules 8 and 12); one that was obeyed already is answered again and
+not obeyed again. Hello of a new leader is answered with all that it must know (rule 10).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 
 from flinkray.core.messages import (
     Abort,
@@ -20,7 +20,11 @@ from flinkray.core.messages import (
     Command,
     Committed,
     Deploy,
+    EpochRefused,
+    Hello,
+    HelloReply,
     Notify,
+    PeerLost,
     Ready,
     Report,
     ReportBody,
@@ -32,17 +36,9 @@ from flinkray.core.messages import (
     Trigger,
     Triggered,
 )
+from flinkray.core.messages import TaskManagerState as TaskManagerState
 from flinkray.errors import ProtocolError
 from flinkray.ids import Epoch
-
-
-class TaskManagerState(Enum):
-    IDLE = "idle"
-    DEPLOYING = "deploying"
-    READY = "ready"
-    RUNNING = "running"
-    FAILED = "failed"
-
 
 # -- events from the shell (besides Command) -------------------------------------------------------------------------
 
@@ -117,9 +113,12 @@ class TaskManagerCore:
     notified: int = 0
     committed: int = 0
     ended: bool = False
+    slot: int | None = None
     _triggered: int = 0
+    _aborted: set[int] = field(default_factory=set)
     _acknowledged: dict[int, Acknowledged | CheckpointDeclined] = field(default_factory=dict)
     """Answers to unsettled checkpoints, to be given again when asked again."""
+    _failure: TaskFailed | PeerLost | None = None
 
     def step(self, event: Command | Built | Observed) -> list[Effect]:
         if isinstance(event, Command):
@@ -135,13 +134,22 @@ class TaskManagerCore:
             raise ProtocolError("an idle TaskManager has no ended slot")
         if self.committed > self.notified:
             raise ProtocolError(f"committed up to {self.committed}, notified only up to {self.notified}")
+        if any(checkpoint <= self.notified or checkpoint in self._aborted for checkpoint in self._acknowledged):
+            raise ProtocolError("an answer to a settled checkpoint is kept")
+        if (self.slot is None) != (self.state is TaskManagerState.IDLE):
+            raise ProtocolError(f"a TaskManager that is {self.state.value} with slot {self.slot}")
 
     # -- commands -------------------------------------------------------------------------------------------------
 
     def _on_command(self, command: Command) -> list[Effect]:
-        if not self._accept_epoch(command.epoch) or command.attempt < self.attempt:
-            return []
+        if not self._accept_epoch(command.epoch):
+            assert self.epoch is not None
+            return [self._tell(EpochRefused(command.epoch, self.epoch))]
         body = command.body
+        if isinstance(body, Hello):
+            return [self._tell(self._hello_reply())]
+        if command.attempt < self.attempt:
+            return []
         if isinstance(body, Deploy):
             return self._on_deploy(command.attempt, body)
         if isinstance(body, Stop):
@@ -162,11 +170,23 @@ class TaskManagerCore:
         self.epoch = epoch
         return True
 
+    def _hello_reply(self) -> HelloReply:
+        return HelloReply(
+            state=self.state,
+            slot=self.slot,
+            ended=self.ended,
+            triggered=self._triggered,
+            unsettled=tuple(self._acknowledged[checkpoint] for checkpoint in sorted(self._acknowledged)),
+            notified=self.notified,
+            committed=self.committed,
+            failure=self._failure,
+        )
+
     def _on_deploy(self, attempt: int, deploy: Deploy) -> list[Effect]:
         if attempt == self.attempt:
             again = self.state in (TaskManagerState.READY, TaskManagerState.RUNNING)
             return [self._tell(Ready())] if again else []
-        self._reset(attempt, TaskManagerState.DEPLOYING)
+        self._reset(attempt, TaskManagerState.DEPLOYING, deploy.slot)
         self.notified = self.committed = deploy.restored_checkpoint or 0
         return [CloseTasks(), BuildTasks(attempt, deploy)]
 
@@ -174,7 +194,7 @@ class TaskManagerCore:
         if self.state is TaskManagerState.IDLE:
             self.attempt = attempt
             return []
-        self._reset(attempt, TaskManagerState.IDLE)
+        self._reset(attempt, TaskManagerState.IDLE, None)
         return [CloseTasks()]
 
     def _on_start(self) -> list[Effect]:
@@ -196,6 +216,8 @@ class TaskManagerCore:
 
     def _on_abort(self, abort: Abort) -> list[Effect]:
         self._triggered = max(self._triggered, abort.checkpoint)
+        if abort.checkpoint > self.notified:
+            self._aborted.add(abort.checkpoint)
         self._acknowledged.pop(abort.checkpoint, None)
         return [AbandonCheckpoint(abort.checkpoint), self._tell(Aborted(abort.checkpoint))]
 
@@ -207,6 +229,7 @@ class TaskManagerCore:
         self.notified = notify.checkpoint
         for settled in [known for known in self._acknowledged if known <= notify.checkpoint]:
             del self._acknowledged[settled]
+        self._aborted = {aborted for aborted in self._aborted if aborted > notify.checkpoint}
         return [CommitUpTo(notify.checkpoint)]
 
     # -- what the tasks did ---------------------------------------------------------------------------------------
@@ -222,8 +245,13 @@ class TaskManagerCore:
             return []
         if isinstance(body, TaskFailed):
             self.state = TaskManagerState.FAILED
+            self._failure = body
             return [CloseTasks(), self._tell(body)]
+        if isinstance(body, PeerLost):
+            self._failure = body
         if isinstance(body, Acknowledged | CheckpointDeclined):
+            if body.checkpoint <= self.notified or body.checkpoint in self._aborted:
+                return []  # settled while it was on its way
             self._acknowledged[body.checkpoint] = body
         if isinstance(body, Committed):
             self.committed = max(self.committed, body.checkpoint)
@@ -231,9 +259,12 @@ class TaskManagerCore:
             self.ended = True
         return [self._tell(body)]
 
-    def _reset(self, attempt: int, state: TaskManagerState) -> None:
+    def _reset(self, attempt: int, state: TaskManagerState, slot: int | None) -> None:
         self.attempt = attempt
         self.state = state
+        self.slot = slot
+        self._failure = None
+        self._aborted.clear()
         self.notified = self.committed = self._triggered = 0
         self.ended = False
         self._acknowledged.clear()

@@ -1,7 +1,8 @@
 """Which TaskManagers there are, what each is for, and who is missing. Pure.
 
-A worker is REQUESTED (its name and instance are journaled, the actor is being made), IDLE (a warm spare), ASSIGNED to a slot, or gone. An
-instance that is gone never comes back (`max_restarts=0`): a new actor is a new instance.
+A worker is REQUESTED (its name and instance are journaled, the actor is being made), IDLE (a warm spare), ASSIGNED to a slot, or gone. One of
+an earlier leader is ATTACHING until it is reached, then GREETING until it has answered Hello. An instance that is gone never comes back
+(`max_restarts=0`): a new actor is a new instance.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 
 class WorkerState(Enum):
     REQUESTED = "requested"
+    ATTACHING = "attaching"
+    GREETING = "greeting"
     IDLE = "idle"
     ASSIGNED = "assigned"
 
@@ -24,6 +27,7 @@ class Worker:
     requested_at: float
     state: WorkerState = WorkerState.REQUESTED
     slot: int | None = None
+    """Of one that is ASSIGNED; of one that an earlier leader had assigned, before it has answered."""
     endpoint: Any = None
     pid: int = 0
     node_id: str = ""
@@ -32,6 +36,10 @@ class Worker:
     @property
     def name(self) -> str:
         return f"tm-{self.number}"
+
+
+_STARTING = (WorkerState.REQUESTED, WorkerState.ATTACHING)
+_USABLE = (WorkerState.IDLE, WorkerState.ASSIGNED)
 
 
 @dataclass
@@ -63,12 +71,23 @@ class Workers:
         self._by_instance[instance] = worker
         return worker
 
+    def inherit(self, instance: str, number: int, slot: int | None, now: float) -> Worker:
+        """One that an earlier leader made."""
+        worker = Worker(instance, number, now, WorkerState.ATTACHING, slot)
+        self._next_number = max(self._next_number, number + 1)
+        self._by_instance[instance] = worker
+        return worker
+
+    def number_from(self, number: int) -> None:
+        """Numbers below were given already."""
+        self._next_number = max(self._next_number, number)
+
     def started(self, instance: str, endpoint: Any, pid: int, node_id: str, zone: str) -> bool:
         """The actor is up and warm. False when this instance is not known (any more)."""
         worker = self._by_instance.get(instance)
-        if worker is None or worker.state is not WorkerState.REQUESTED:
+        if worker is None or worker.state not in _STARTING:
             return False
-        worker.state = WorkerState.IDLE
+        worker.state = WorkerState.IDLE if worker.state is WorkerState.REQUESTED else WorkerState.GREETING
         worker.endpoint, worker.pid, worker.node_id, worker.zone = endpoint, pid, node_id, zone
         return True
 
@@ -76,11 +95,14 @@ class Workers:
         return self._by_instance.pop(instance, None)
 
     def usable(self) -> int:
-        return sum(worker.state is not WorkerState.REQUESTED for worker in self._by_instance.values())
+        return sum(worker.state in _USABLE for worker in self._by_instance.values())
 
     def late(self, now: float, timeout_s: float) -> list[Worker]:
-        """Requested too long ago."""
-        return [w for w in self if w.state is WorkerState.REQUESTED and now - w.requested_at > timeout_s]
+        """Wanted too long ago, and still not there."""
+        return [w for w in self if w.state in _STARTING and now - w.requested_at > timeout_s]
+
+    def greeting(self) -> list[Worker]:
+        return [w for w in self if w.state is WorkerState.GREETING]
 
     def assign(self) -> list[Worker] | None:
         """One worker for each slot: survivors keep theirs, idle ones take what is free. None when there are too few."""

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -25,18 +26,19 @@ from flinkray.core.job_events import (
     JobCommand,
     JobEvent,
     JobStatus,
-    JournalAttempt,
     KillWorker,
     ManifestFate,
     OpenFailed,
     RecordEnd,
     Say,
     Send,
+    Superseded,
     Sweep,
     Tick,
+    WriteJournal,
     WriteManifest,
 )
-from flinkray.core.journal import JournalRecord
+from flinkray.core.journal_records import JournalEntry
 from flinkray.core.messages import Deploy
 from flinkray.errors import DeposedError, FlinkrayError, StorageError
 from flinkray.runtime.backend import WorkerBackend
@@ -64,6 +66,7 @@ class JobManager:
         self.bundle = bundle
         self._backend = backend
         self._token = secrets.token_hex(16)
+        self._deposed = False
         self._exchange_secret = secrets.token_bytes(32)
         self._journal = Journal(slots, self._token)
         self._storage: StorageOfJob = (
@@ -121,7 +124,7 @@ class JobManager:
 
     def run(self) -> None:
         self._backend.start(self._events.put)
-        self._effects.submit(self._journal.append, JournalRecord("elected", self._token, 1))
+        self._effects.submit(self._journaled, self._lead, self._token)
         self._io.submit(self._open)
         next_status = 0.0
         try:
@@ -168,14 +171,13 @@ class JobManager:
     def _carry_out(self, command: JobCommand) -> None:
         if isinstance(command, Send):
             secrets_ = self._secrets() if isinstance(command.command.body, Deploy) else None
-            self._effects.submit(self._backend.send, command.instance, command.command, secrets_)
-        elif isinstance(command, JournalAttempt):
-            self._journaled(JournalRecord("attempt", self._token, command.attempt, command.workers))
+            self._after_journal(self._backend.send, command.instance, command.command, secrets_)
+        elif isinstance(command, WriteJournal):
+            self._after_journal(self._append, command.entry)
         elif isinstance(command, CreateWorker):
-            self._journaled(JournalRecord("worker", self._token, names=(command.name, command.instance)))
-            self._effects.submit(self._backend.create, command.instance, command.name)
+            self._after_journal(self._backend.create, command.instance, command.name)
         elif isinstance(command, KillWorker):
-            self._effects.submit(self._backend.kill, command.instance)
+            self._after_journal(self._backend.kill, command.instance)
         elif isinstance(command, WriteManifest):
             self._io.submit(self._write_manifest, command)
         elif isinstance(command, Sweep):
@@ -197,25 +199,39 @@ class JobManager:
         else:
             self._say(command.status.value)
         self._storage.stop_waiting()
-        self._effects.submit(lambda: None).result(timeout=10)  # the kills before it have been carried out
+        with suppress(TimeoutError):  # the journal is away: what is left is ended by the backend's close
+            self._effects.submit(lambda: None).result(timeout=10)  # the kills before it have been carried out
         self._ended.set()
 
     def _secrets(self) -> Secrets:
         data_key, data_keys = self._storage.data_keys()
         return Secrets(self._exchange_secret, data_key, data_keys)
 
-    def _journaled(self, record: JournalRecord) -> None:
-        """Append in the effects thread: commands that follow wait for it, events do not."""
-        self._effects.submit(self._append, record)
+    def _after_journal(self, effect: Callable[..., Any], *arguments: Any) -> None:
+        """In order, in the effects thread: what follows a record waits for it, events do not. A deposed leader does nothing any more."""
 
-    def _append(self, record: JournalRecord) -> bool:
-        """False when the record does not stand; the job then ends."""
+        def run() -> None:
+            if not self._deposed:
+                effect(*arguments)
+
+        self._effects.submit(run)
+
+    def _lead(self, leader: str) -> None:
+        if self._journal.lead(leader) > 1:
+            raise DeposedError("this run has had a leader already")
+
+    def _append(self, entry: JournalEntry) -> None:
+        self._journaled(self._journal.append, entry)
+
+    def _journaled(self, write: Callable[[Any], Any], what: Any) -> None:
+        """In the effects thread. When the record does not stand, the job ends here."""
         try:
-            self._journal.append(record)
+            write(what)
+        except DeposedError as error:
+            self._deposed = True
+            self._events.put(Superseded(str(error)))
         except FlinkrayError as error:
             self._events.put(OpenFailed(str(error), error))
-            return False
-        return True
 
     # -- storage, on its own threads ------------------------------------------------------------------------------
 
@@ -231,13 +247,11 @@ class JobManager:
             self._events.put(opened)
 
     def _write_manifest(self, command: WriteManifest) -> None:
-        """Complete once storage and the journal have it: where storage cannot order manifests, the journal's slot does (rule 6)."""
+        """Complete once storage has it; the core then writes it to the journal, before any Notify."""
         checkpoint = command.content.checkpoint
         try:
             name = self._storage.write_manifest(command, self._say)
-            if not self._effects.submit(self._append, JournalRecord("checkpoint", self._token, checkpoint, (name,))).result():
-                return
-            fate = ManifestFate(checkpoint, "complete")
+            fate = ManifestFate(checkpoint, "complete", name=name)
         except DeposedError as error:
             fate = ManifestFate(checkpoint, "deposed", str(error))
         except Exception as error:  # noqa: BLE001 - the checkpoint fails, the job goes on

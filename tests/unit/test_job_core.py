@@ -14,7 +14,6 @@ from flinkray.core.job_events import (
     End,
     EndRecorded,
     JobStatus,
-    JournalAttempt,
     KillWorker,
     ManifestFate,
     Opened,
@@ -25,8 +24,10 @@ from flinkray.core.job_events import (
     Tick,
     WorkerLost,
     WorkerStarted,
+    WriteJournal,
     WriteManifest,
 )
+from flinkray.core.journal_records import AttemptBegun
 from flinkray.core.messages import (
     Abort,
     Acknowledged,
@@ -139,10 +140,13 @@ def test_an_attempt_is_journaled_before_its_deployment() -> None:
     driver = Driver()
     driver.give(Opened(5, None, (), 1, 1, 7))
     driver.start_workers()
-    kinds = [
-        type(c) for c in driver.commands if isinstance(c, JournalAttempt) or (isinstance(c, Send) and isinstance(c.command.body, Deploy))
+    wanted = [
+        c
+        for c in driver.commands
+        if (isinstance(c, WriteJournal) and isinstance(c.entry, AttemptBegun))
+        or (isinstance(c, Send) and isinstance(c.command.body, Deploy))
     ]
-    assert kinds[0] is JournalAttempt
+    assert [type(c) for c in wanted] == [WriteJournal, Send, Send]
 
 
 def test_start_goes_out_after_ready_from_all_and_no_trigger_before_all_run() -> None:

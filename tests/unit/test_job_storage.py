@@ -8,7 +8,19 @@ import pytest
 
 import flinkray as fr
 from flinkray.core.job_endings import CANCEL_TIMEOUT_S
-from flinkray.core.job_events import CancelRequested, CheckpointContent, End, JobStatus, ManifestFate, RecordEnd, Say, Tick, WriteManifest
+from flinkray.core.job_events import (
+    CancelRequested,
+    CheckpointContent,
+    End,
+    JobStatus,
+    ManifestFate,
+    RecordEnd,
+    Say,
+    Tick,
+    WriteJournal,
+    WriteManifest,
+)
+from flinkray.core.journal_records import RunEnded
 from flinkray.core.messages import Acknowledged, CheckpointDeclined, Counters
 from flinkray.errors import RestoreError, StorageError
 from flinkray.runtime import job_storage
@@ -26,9 +38,10 @@ def test_a_cancelled_job_does_not_wait_for_ever_for_the_record_of_its_end() -> N
     driver.run()
     assert RecordEnd(JobStatus.CANCELLED) in driver.give(CancelRequested(), at=3.0)
     assert driver.give(Tick(), at=2.9 + CANCEL_TIMEOUT_S) == []
-    said, end = driver.give(Tick(), at=3.1 + CANCEL_TIMEOUT_S)
+    said, journaled, end = driver.give(Tick(), at=3.1 + CANCEL_TIMEOUT_S)
     assert isinstance(said, Say)
     assert "storage did not take the record of the end" in said.text
+    assert journaled == WriteJournal(RunEnded("CANCELLED"))
     assert end == End(JobStatus.CANCELLED, None)
 
 

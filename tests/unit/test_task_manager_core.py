@@ -10,6 +10,7 @@ from flinkray.core.messages import (
     Committed,
     Counters,
     Deploy,
+    EpochRefused,
     Notify,
     Ready,
     Report,
@@ -90,11 +91,13 @@ def test_a_built_of_a_superseded_attempt_counts_for_nothing() -> None:
     assert core.state is TaskManagerState.DEPLOYING
 
 
-def test_a_command_of_an_older_epoch_is_dropped_and_an_equal_one_with_another_token_too() -> None:
+def test_a_command_of_an_older_epoch_is_refused_and_an_equal_one_with_another_token_too_and_both_are_told() -> None:
     core = running()
     core.step(command(Trigger(1, None), epoch=Epoch(1, 2, "new")))
-    assert core.step(command(Trigger(2, None), epoch=EPOCH)) == []
-    assert core.step(command(Trigger(2, None), epoch=Epoch(1, 2, "other"))) == []
+    for other in (EPOCH, Epoch(1, 2, "other")):
+        effects = core.step(command(Trigger(2, None), epoch=other))
+        assert len(effects) == 1
+        assert told(effects) == [EpochRefused(other, Epoch(1, 2, "new"))]
     assert core.step(command(Trigger(2, None), epoch=Epoch(1, 2, "new"))) != []
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import ray
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from flinkray.runtime.journal import Slots
-from flinkray.runtime.ray.names import KV_NAMESPACE, journal_key
+from flinkray.runtime.ray.names import KV_NAMESPACE, journal_key, snapshot_key, snapshot_prefix
 
 TIMEOUT_S = 5
 
@@ -25,6 +26,24 @@ class GcsSlots(Slots):
 
     def get(self, slot: int) -> bytes | None:
         return self._call(self._client.internal_kv_get, journal_key(self._run, slot))
+
+    def delete(self, slots: Iterable[int]) -> None:
+        for slot in slots:
+            self._call(self._client.internal_kv_del, journal_key(self._run, slot), False)
+
+    def put_snapshot_if_absent(self, slots: int, value: bytes) -> None:
+        self._call(self._client.internal_kv_put, snapshot_key(self._run, slots), value, False)
+
+    def get_snapshot(self, slots: int) -> bytes | None:
+        return self._call(self._client.internal_kv_get, snapshot_key(self._run, slots))
+
+    def snapshots(self) -> tuple[int, ...]:
+        prefix = snapshot_prefix(self._run)
+        return tuple(sorted(int(key.removeprefix(prefix)) for key in self._call(self._client.internal_kv_keys, prefix)))
+
+    def delete_snapshots(self, snapshots: Iterable[int]) -> None:
+        for number in snapshots:
+            self._call(self._client.internal_kv_del, snapshot_key(self._run, number), False)
 
     def _call(self, function: Any, *arguments: Any) -> Any:
         try:

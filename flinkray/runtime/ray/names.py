@@ -19,5 +19,13 @@ def journal_key(run: str, slot: int) -> bytes:
     return f"journal/{run}/{slot}".encode()
 
 
+def snapshot_prefix(run: str) -> bytes:
+    return f"journal/{run}/snapshot/".encode()
+
+
+def snapshot_key(run: str, slots: int) -> bytes:
+    return snapshot_prefix(run) + str(slots).encode()
+
+
 def status_key(job: str) -> bytes:
     return STATUS_PREFIX + job.encode()
