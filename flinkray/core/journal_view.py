@@ -33,8 +33,8 @@ class JournalView:
     """The journal up to slot `slots` (exclusive)."""
 
     slots: int = 0
-    kept_from: int = 0
-    """Slots below are deleted; bookkeeping of compaction."""
+    kept_from: int = field(default=0, compare=False)
+    """Slots below are deleted; bookkeeping of compaction, and no part of what the records mean."""
     election: int = 0
     leader: str = ""
     token: str = ""
