@@ -207,6 +207,7 @@ class Leadership:
             self._move(LeadershipState.LEADING)
             self._own_tokens.add(self.journal.token)
             self._election = recorded.entry.election
+            self._floor = max(self._floor, self._election)
             self._suspect = None
             self.lease_held = True
             self._renewed_at = self._asked_at = self._now
