@@ -11,10 +11,13 @@ from flinkray.core.messages import (
     Counters,
     Deploy,
     EpochRefused,
+    Hello,
+    HelloReply,
     Notify,
     Ready,
     Report,
     Running,
+    SlotEnded,
     Start,
     Stop,
     TaskFailed,
@@ -147,3 +150,40 @@ def test_stop_leaves_it_idle_and_ready_for_another_attempt() -> None:
     assert core.state is TaskManagerState.IDLE
     assert core.step(command(Stop())) == []
     assert core.step(command(DEPLOY, 2))[1] == BuildTasks(2, DEPLOY)
+
+
+def test_hello_is_answered_with_all_that_a_new_leader_must_know() -> None:
+    core = TaskManagerCore("i")
+    assert told(core.step(command(Hello(), 0))) == [HelloReply(TaskManagerState.IDLE, None, False, 0, (), 0, 0)]
+    core = running()
+    core.step(command(Trigger(4, None)))
+    core.step(Observed(1, ack(4)))
+    core.step(Observed(1, SlotEnded()))
+    (tell,) = core.step(command(Hello(), attempt=0, epoch=Epoch(1, 2, "new")))
+    assert tell == Tell(Report("i", 1, HelloReply(TaskManagerState.RUNNING, 0, True, 4, (ack(4),), 0, 0)))
+    assert core.epoch == Epoch(1, 2, "new"), "and its leader is obeyed from then on"
+
+
+def test_hello_of_an_older_leader_is_refused() -> None:
+    core = running()
+    core.step(command(Hello(), epoch=Epoch(1, 3, "new")))
+    assert told(core.step(command(Hello(), epoch=Epoch(1, 2, "old")))) == [EpochRefused(Epoch(1, 2, "old"), Epoch(1, 3, "new"))]
+
+
+def test_a_failure_is_told_to_a_later_leader_until_the_next_deployment() -> None:
+    core = running()
+    failure = TaskFailed(None, "x", "user", "boom")
+    core.step(Observed(1, failure))
+    assert told(core.step(command(Hello())))[0].failure == failure
+    core.step(command(DEPLOY, 2))
+    assert told(core.step(command(Hello())))[0].failure is None
+
+
+def test_an_acknowledgement_of_an_aborted_or_settled_checkpoint_is_neither_kept_nor_told() -> None:
+    core = running()
+    core.step(command(Abort(1)))
+    assert core.step(Observed(1, ack(1))) == []
+    core.step(command(Notify(2)))
+    assert core.step(Observed(1, ack(2))) == []
+    assert told(core.step(command(Hello())))[0].unsettled == ()
+    core.check_invariants()
