@@ -22,7 +22,7 @@ class Patience:
         on_trouble: Callable[[str], None] | None = None,
     ) -> None:
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        self._stop = stop or threading.Event()
+        self._stop = stop
         self._on_trouble = on_trouble
         self._pause_s = _FIRST_PAUSE_S
         self.last_trouble = ""
@@ -35,6 +35,12 @@ class Patience:
 
     def wait(self, what: str) -> None:
         """Pause before the next try. Raises StorageError, saying what is still open and what went wrong last, when there is none."""
-        if self._stop.wait(self._pause_s) or (self._deadline is not None and time.monotonic() > self._deadline):
+        if self._paused_in_vain() or (self._deadline is not None and time.monotonic() > self._deadline):
             raise StorageError(f"{what}: {self.last_trouble or 'no answer'}")
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+
+    def _paused_in_vain(self) -> bool:
+        if self._stop is None:
+            time.sleep(self._pause_s)
+            return False
+        return self._stop.wait(self._pause_s)

@@ -126,8 +126,7 @@ class JobStorage(StorageOfJob):
         self._listed: list[dict[str, Any]] = []
 
     def open(self) -> tuple[Opened, str]:
-        provider = resolve_provider(self._config.key, self._config.storage, self._announce)
-        self._opened_store = open_store(self._config.storage, self._bundle.application, self._config.storage_options)
+        provider, self._opened_store = self._provider(), self._open_store()
         check_reachable(self._store)
         log = self._log = self._open_log(provider)
         afresh = self._bundle.config.restore == "none"
@@ -156,6 +155,12 @@ class JobStorage(StorageOfJob):
             claimed.claim, contents[0] if contents else None, tuple(contents[1:]), claimed.next_checkpoint, claimed.next_attempt, hash_seed
         )
         return opened, chosen
+
+    def _provider(self) -> KeyProvider:
+        return resolve_provider(self._config.key, self._config.storage, self._announce)
+
+    def _open_store(self) -> ObjectStore:
+        return open_store(self._config.storage, self._bundle.application, self._config.storage_options)
 
     def _open_log(self, provider: KeyProvider) -> CheckpointLog:
         """Where only the journal orders manifests, an earlier run's is not at hand: one that is asked for is looked up among all there are."""

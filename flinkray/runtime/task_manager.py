@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pickle
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -49,6 +48,7 @@ from flinkray.errors import DamagedObjectError, FlinkrayError, OperatorError, Si
 from flinkray.exchange.base import Barrier, Exchange
 from flinkray.graph.job_graph import JobGraph
 from flinkray.ids import TaskId
+from flinkray.runtime.clock import steady_clock
 from flinkray.runtime.slot import Slot, SlotCheckpoint, SlotPlace
 from flinkray.runtime.uploader import Uploader
 
@@ -93,14 +93,15 @@ class TaskManager:
         background: Background,
         bundle: JobBundle,
         store: ObjectStore | None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
+        """`clock`: seconds since 1970, that must not jump."""
         self.core = TaskManagerCore(instance)
         self._exchange = exchange
         self._background = background
         self._bundle = bundle
         self._store = store
-        self._clock = clock
+        self._clock = clock or steady_clock()
         self._inbox: deque[Callable[[], None]] = deque()
         self._outbox = Outbox()
         self._slot: Slot | None = None

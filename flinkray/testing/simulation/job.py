@@ -1,0 +1,163 @@
+"""A user's job made ready for simulation: planned once, its sinks replaced by simulated ones, its input cut short where asked for."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from flinkray.config import Checkpointing, Resources, RestartStrategy
+from flinkray.connectors.base import Rejected, Sink, Source, Split, SplitEnumerator, SplitReader
+from flinkray.errors import UsageError
+from flinkray.graph.job_graph import JobGraph
+from flinkray.runtime.task_manager import JobBundle
+from flinkray.testing.simulation.cluster import Plan
+from flinkray.testing.simulation.output import SimulatedSink
+
+if TYPE_CHECKING:
+    from flinkray.api.environment import StreamEnvironment
+    from flinkray.api.stream import DataStream
+
+BuildJob = Callable[["StreamEnvironment"], "DataStream | None"]
+"""Makes the user's graph: with sinks of its own, or returns the stream whose rows are compared."""
+
+APPLICATION = "simulated"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is simulated besides the job: everything that the failure-free answer may depend on."""
+
+    parallelism: int = 2
+    checkpoint_interval: str = "150ms"
+    retained: int = 2
+    spares: int = 1
+    standbys: int = 1
+    rows: int | None = None
+    """At most so many rows of each split are read; None: all."""
+
+
+_plans: dict[tuple[BuildJob, Settings], Plan] = {}
+_keys = itertools.count()
+
+
+def plan_of(build_job: BuildJob, settings: Settings) -> Plan:
+    """The plan, made once for a process. Raises UsageError when the job is none, or not bounded."""
+    known = _plans.get((build_job, settings))
+    if known is None:
+        known = _plans[(build_job, settings)] = _plan(build_job, settings)
+    return known
+
+
+def remember(build_job: BuildJob, settings: Settings, plan: Plan) -> None:
+    _plans[(build_job, settings)] = plan
+
+
+def _plan(build_job: BuildJob, settings: Settings) -> Plan:
+    from flinkray.api.environment import StreamEnvironment
+
+    key = f"output-{next(_keys)}"
+    env = StreamEnvironment(
+        APPLICATION,
+        parallelism=settings.parallelism,
+        runtime="local",
+        checkpointing=Checkpointing(
+            interval=settings.checkpoint_interval, min_pause="0s", timeout="3s", storage="memory://simulated", retained=settings.retained
+        ),
+        restart=RestartStrategy(initial="50ms", maximum="1s"),
+        resources=Resources(spare_task_managers=settings.spares),
+        buffer_timeout="40ms",
+    )
+    stream = build_job(env)
+    if stream is not None:
+        stream.sink_to(SimulatedSink(key), uid="simulated")
+    graph = _rehearsed(env.job_graph(), key, settings.rows)
+    config = replace(env.config, heartbeat_timeout="2s", orphan_timeout="20s", runtime="ray")
+    return Plan(JobBundle(graph, config, APPLICATION), key, standbys=settings.standbys)
+
+
+def _rehearsed(graph: JobGraph, key: str, rows: int | None) -> JobGraph:
+    """The same graph, its sinks simulated and its sources cut short."""
+
+    def param(value: Any) -> Any:
+        if isinstance(value, Sink) and not isinstance(value, SimulatedSink):
+            return SimulatedSink(key, value.accepts_changelog)
+        if isinstance(value, Source):
+            if not value.bounded:
+                raise UsageError(f"{value.describe()} has no end: a simulated job must finish; give it rows=, or another source")
+            return CappedSource(value, rows) if rows is not None else value
+        return value
+
+    def params(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {name: param(value) for name, value in mapping.items()}
+
+    vertices = tuple(
+        replace(vertex, operators=tuple(replace(spec, params=params(spec.params)) for spec in vertex.operators))
+        for vertex in graph.vertices
+    )
+    if not any(isinstance(value, SimulatedSink) for v in vertices for spec in v.operators for value in spec.params.values()):
+        raise UsageError("build_job(env) neither returned a stream nor added a sink: there is nothing to compare")
+    return replace(graph, vertices=vertices)
+
+
+@dataclass(frozen=True)
+class CappedSource(Source):
+    """Reads at most `rows` rows of each split of `inner`."""
+
+    inner: Source
+    rows: int
+
+    @property
+    def rate(self) -> float | None:  # type: ignore[override]
+        return self.inner.rate
+
+    @property
+    def max_skew_us(self) -> int | None:  # type: ignore[override]
+        return self.inner.max_skew_us
+
+    @property
+    def bounded(self) -> bool:
+        return self.inner.bounded
+
+    def schema(self) -> pa.Schema:
+        return self.inner.schema()
+
+    def with_columns(self, columns: tuple[str, ...]) -> Source:
+        return replace(self, inner=self.inner.with_columns(columns))
+
+    def enumerator(self, state: Any | None, event_time_column: str | None, parallelism: int) -> SplitEnumerator:
+        return self.inner.enumerator(state, event_time_column, parallelism)
+
+    def open_split(self, split: Split, offset: Any | None) -> SplitReader:
+        if offset is None:
+            return _CappedReader(self.inner.open_split(split, None), self.rows)
+        return _CappedReader(self.inner.open_split(split, offset["at"]), offset["left"])
+
+    def describe(self) -> str:
+        return f"{self.inner.describe()}, {self.rows} rows of each split"
+
+
+class _CappedReader(SplitReader):
+    def __init__(self, inner: SplitReader, left: int) -> None:
+        self._inner = inner
+        self._left = left
+
+    def read(self, max_rows: int) -> pa.RecordBatch | None:
+        if self._left <= 0:
+            return None
+        batch = self._inner.read(min(max_rows, self._left))
+        if batch is not None:
+            self._left -= batch.num_rows
+        return batch
+
+    def offset(self) -> Any:
+        return {"at": self._inner.offset(), "left": self._left}
+
+    def take_rejected(self) -> Rejected:
+        return self._inner.take_rejected()
+
+    def close(self) -> None:
+        self._inner.close()

@@ -1,0 +1,76 @@
+"""Jobs that the simulator brings along: small, and each with another way to lose or double rows."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flinkray.api.expressions import col
+from flinkray.connectors.base import Split
+from flinkray.connectors.memory import MemorySource
+from flinkray.connectors.nexmark import NexmarkSource
+from flinkray.testing.simulation.job import BuildJob
+
+if TYPE_CHECKING:
+    from flinkray.api.environment import StreamEnvironment
+    from flinkray.api.stream import DataStream
+
+ROWS = 200
+RATE = 250.0
+SPLITS = 8
+
+
+class SmallSplits(MemorySource):
+    """Rows in memory, in eight splits however few they are: both readers have some, and begin new ones on the way."""
+
+    def _splits(self, event_time_column: str | None, parallelism: int) -> list[Split]:
+        rows = self.table.num_rows
+        splits = []
+        for start, stop in pairwise(rows * i // SPLITS for i in range(SPLITS + 1)):
+            first_us = None
+            if event_time_column is not None:
+                first_us = pc.min(self.table.column(event_time_column).slice(start, stop - start).cast(pa.int64())).as_py()
+            splits.append(Split(f"rows-{start}-{stop}", {"start": start, "stop": stop}, first_us, stop - start))
+        return splits
+
+
+@cache
+def _bids(seed: int, rows: int, rate: float) -> SmallSplits:
+    """Bids 0.1 s apart."""
+    reader = NexmarkSource("bid", rows=rows, seed=seed, interval="100ms")
+    split = reader.enumerator(None, None, 1).discover()[0]
+    batch = reader.open_split(split, None).read(rows)
+    assert batch is not None
+    return SmallSplits(batch, rate=rate, max_skew=None)
+
+
+def hot_items(env: StreamEnvironment) -> DataStream:
+    """Sliding windows per key, then the largest of each window over all keys (Nexmark q5)."""
+    from flinkray.api import agg, windows
+    from flinkray.api.watermarks import Watermarks
+
+    bids = env.from_source(_bids(0, ROWS, RATE), watermark=Watermarks.bounded("date_time", "1s"), uid="bids")
+    counts = bids.key_by("auction").window(windows.Sliding("10s", "2s")).aggregate(bids=agg.count()).uid("counts")
+    return counts.window_all(windows.Tumbling("2s")).top_n(1, by="bids").uid("hottest")
+
+
+def two_inputs(env: StreamEnvironment) -> DataStream:
+    """Two sources at different speeds, united, and a total per key: alignment, and state that every row changes."""
+    from flinkray.api import agg
+
+    bids = env.from_source(_bids(0, ROWS, RATE), uid="bids").select("auction", "price")
+    more = env.from_source(_bids(9, ROWS // 2, RATE / 3), uid="more").select("auction", "price")
+    return bids.union(more).key_by("auction").aggregate(total=agg.sum("price"), bids=agg.count(), emit="final").uid("totals")
+
+
+def transactional_sink(env: StreamEnvironment) -> DataStream:
+    """Every row goes through to the sink: the committed transactions are the answer, a large part of it in each checkpoint."""
+    bids = env.from_source(_bids(0, ROWS, RATE), uid="bids").select("auction", "bidder", "price")
+    return bids.rebalance().filter(col("price") > 0)
+
+
+JOBS: dict[str, BuildJob] = {"hot-items": hot_items, "two-inputs": two_inputs, "transactional-sink": transactional_sink}
