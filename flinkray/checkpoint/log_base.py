@@ -81,6 +81,13 @@ class CheckpointLog(ABC):
         """
 
     @abstractmethod
+    def adopt(self, claim: int, data_key_id: str, token: str) -> Claimed:
+        """Go on with a claim of this run under a new leader: no earlier leader of it can write to the log afterwards, and `view` has all that
+        they wrote. Where the run has ended already, nothing is written. Raises DeposedError when the application is another claim's by
+        now, StorageError, KeyUnavailableError.
+        """
+
+    @abstractmethod
     def append_manifest(
         self,
         manifest: Manifest,

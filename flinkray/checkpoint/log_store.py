@@ -152,6 +152,27 @@ class StorageLog(CheckpointLog):
                 f"other runs of {self.application} in {self.store.uri} were faster {CLAIM_TRIES} times; is one restarting without end?"
             )
 
+    def adopt(self, claim: int, data_key_id: str, token: str) -> Claimed:
+        """A Void at the next number shuts out whoever wanted it: an earlier leader's manifest either stands below, and is complete, or never
+        will (rule 2)."""
+        with self._lock:
+            for _ in range(CLAIM_TRIES):
+                view = self.read()
+                if view.claim != claim:
+                    raise DeposedError(
+                        f"claim {view.claim} has taken over {self.application} in {self.store.uri}; this run owned it as {claim}"
+                    )
+                checkpoint, attempt = self._ids_in_names()
+                ids = max(view.next_checkpoint, checkpoint + 1), max(view.next_attempt, attempt + 1)
+                claimed = Claimed(claim, self.ring.get(data_key_id), view, *ids)
+                self._writer = LogWriter(view.newest)
+                draft = Draft(RecordKind.VOID, f"{token}-{os.urandom(8).hex()}", claim)
+                ended = view.ended is not None
+                if ended or isinstance(self._append(draft, b"", claimed.data_key, Patience(CLAIM_TIMEOUT_S)), Confirmed):
+                    self._claimed = claimed
+                    return claimed
+            raise StorageError(f"another JobManager of {self.application} writes to {self.store.uri} without end")
+
     def append_manifest(
         self,
         manifest: Manifest,

@@ -82,6 +82,16 @@ class UnfencedLog(CheckpointLog):
         self._claimed = Claimed(claim, self.ring.create(claim), view, *ids)
         return self._claimed
 
+    def adopt(self, claim: int, data_key_id: str, token: str) -> Claimed:
+        """An earlier leader cannot be kept from writing manifests, but from having them journaled: none counts that the journal lacks."""
+        view = self.read() if self._journaled else LogView()
+        checkpoint, attempt = self._ids_in_names()
+        candidates = [candidate for name in self.candidates() if (candidate := parse_candidate(name)) is not None]
+        checkpoint = max((checkpoint, *(candidate.checkpoint for candidate in candidates)))
+        ids = max(view.next_checkpoint, checkpoint + 1), max(view.next_attempt, attempt + 1)
+        self._claimed = Claimed(claim, self.ring.get(data_key_id), view, *ids)
+        return self._claimed
+
     def append_manifest(
         self,
         manifest: Manifest,

@@ -45,13 +45,15 @@ def on_opened(job: JobState, event: Opened, now: float, out: list[JobCommand]) -
     job.attempt = max(job.attempt, event.next_attempt - 1)
     job.hash_seed = event.hash_seed
     job.checkpoints.next_id = max(job.checkpoints.next_id, event.next_checkpoint)
-    for content in (*event.older, *((event.restore,) if event.restore else ())):
+    chosen = (*((event.restore,) if event.restore else ()), *event.older)
+    for content in chosen:
         job.contents[content.checkpoint] = content
     if event.restore is not None:
         job.checkpoints.latest = event.restore.checkpoint
     job.restart_at = now
     job.storage_open = True
-    out.append(WriteJournal(StorageClaimed(event.claim, event.hash_seed)))
+    ids = tuple(content.checkpoint for content in chosen)
+    out.append(WriteJournal(StorageClaimed(event.claim, event.hash_seed, event.data_key, ids, event.names)))
     if job.status is JobStatus.CANCELLING:
         record_cancelled(job, out)
     for worker in job.workers.greeting():

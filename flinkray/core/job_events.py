@@ -56,6 +56,10 @@ class Opened:
     next_checkpoint: int
     next_attempt: int
     hash_seed: int
+    data_key: str = ""
+    """Id of the key that seals what this claim writes."""
+    names: tuple[str, ...] = ()
+    """Of the manifests of `restore` and `older`, in this order."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Adopted:
     """The storage log as it stands after every earlier leader of the claim was shut out of it (a Void at the next number)."""
 
     contents: tuple[CheckpointContent, ...]
-    """Complete checkpoints, newest first: as many as are retained, those of `JournalView.passed_over` left out."""
+    """Complete checkpoints that this run has written or may restore (`JournalView.chosen`), newest first: as many as are retained."""
     next_checkpoint: int
     next_attempt: int
     ended: str = ""

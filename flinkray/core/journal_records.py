@@ -31,6 +31,12 @@ class StorageClaimed:
 
     claim: int
     hash_seed: int
+    data_key: str = ""
+    """Id of the key that seals what this claim writes."""
+    chosen: tuple[int, ...] = ()
+    """Complete checkpoints of earlier runs that this one may restore, newest first: the one it began with, and those before it."""
+    chosen_names: tuple[str, ...] = ()
+    """The objects that are their manifests."""
 
 
 @dataclass(frozen=True)

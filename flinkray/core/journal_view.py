@@ -41,6 +41,9 @@ class JournalView:
     """Of the newest election; a record of any other counts for nothing."""
     claim: int | None = None
     hash_seed: int = 0
+    data_key: str = ""
+    chosen: tuple[int, ...] = ()
+    chosen_names: tuple[str, ...] = ()
     workers: tuple[tuple[str, int], ...] = ()
     """Instance and number of every TaskManager that was to be made and is not given up."""
     next_worker: int = 0
@@ -51,13 +54,13 @@ class JournalView:
     counters: Counters = field(default_factory=Counters)
     passed_over: tuple[int, ...] = ()
     manifests: tuple[tuple[int, str], ...] = ()
-    """Checkpoint and object name, oldest first."""
+    """Checkpoint and object name of those that this run has completed, oldest first."""
     requests: tuple[Requested, ...] = ()
     ended: str = ""
 
     @property
     def checkpoint(self) -> int:
-        """The newest complete one that the journal knows; 0 for none."""
+        """The newest one that this run has completed, as the journal knows; 0 for none."""
         return self.manifests[-1][0] if self.manifests else 0
 
     def after(self, record: JournalRecord) -> JournalView:
@@ -72,7 +75,14 @@ class JournalView:
         if isinstance(entry, WorkerAdded | WorkerGone):
             return self._with_worker(entry)
         if isinstance(entry, StorageClaimed):
-            return replace(self, claim=entry.claim, hash_seed=entry.hash_seed)
+            return replace(
+                self,
+                claim=entry.claim,
+                hash_seed=entry.hash_seed,
+                data_key=entry.data_key,
+                chosen=entry.chosen,
+                chosen_names=entry.chosen_names,
+            )
         if isinstance(entry, AttemptBegun):
             return replace(
                 self,
@@ -119,7 +129,7 @@ def decode_view(value: bytes) -> JournalView:
         values["requests"] = tuple(Requested(**request) for request in values["requests"])
         for name in ("workers", "manifests"):
             values[name] = tuple((first, second) for first, second in values[name])
-        for name in ("attempt_workers", "passed_over"):
+        for name in ("attempt_workers", "passed_over", "chosen", "chosen_names"):
             values[name] = tuple(values[name])
         return JournalView(**values)
     except (ValueError, TypeError, KeyError) as error:

@@ -15,16 +15,17 @@ from flinkray.checkpoint.keys import DataKey, KeyProvider
 from flinkray.checkpoint.log_base import CheckpointLog
 from flinkray.checkpoint.log_store import open_log
 from flinkray.checkpoint.manifest import CheckpointStats, Manifest, RunFacts
+from flinkray.checkpoint.patience import Patience
 from flinkray.checkpoint.store import check_reachable, open_store, write_probe
 from flinkray.checkpoint.sweep import sweep
 from flinkray.checkpoint.unfenced_log import UnfencedLog
-from flinkray.core.job_events import CheckpointContent, JobStatus, Opened, Sweep, WriteManifest
-from flinkray.core.log_records import RecordKind
+from flinkray.core.job_events import Adopted, CheckpointContent, JobStatus, Opened, Sweep, WriteManifest
+from flinkray.core.journal_view import JournalView
 from flinkray.core.state_plan import check_fit
-from flinkray.core.storage_log import LogEntry, LogView
-from flinkray.errors import DamagedObjectError, RestoreError, StorageError
+from flinkray.errors import DamagedObjectError, KeyUnavailableError, StorageError
 from flinkray.graph.key_groups import HASH_VERSION
-from flinkray.runtime.sinks import check_fresh_start, transactional_uids
+from flinkray.runtime.restore_choice import RestoreChoice, check_fingerprint, own_entries
+from flinkray.runtime.sinks import check_fresh_start
 from flinkray.runtime.task_manager import JobBundle
 
 FINISHED_TIMEOUT_S = 30.0
@@ -43,6 +44,11 @@ class StorageOfJob(ABC):
     @abstractmethod
     def open(self) -> tuple[Opened, str]:
         """Check everything, then claim. Returns what the core must know, and a line that says what was chosen."""
+
+    @abstractmethod
+    def adopt(self, view: JournalView) -> Adopted:
+        """For a leader after the first: go on with the claim that the journal knows, and shut every earlier leader out of the log. Waits
+        while storage is away. DeposedError when another run has claimed the application; any other error ends the job."""
 
     @abstractmethod
     def write_manifest(self, command: WriteManifest, say: Callable[[str], None]) -> str:
@@ -80,6 +86,9 @@ class NoStorage(StorageOfJob):
     def open(self) -> tuple[Opened, str]:
         check_fresh_start(self._bundle.graph)
         return Opened(0, None, (), 1, 1, secrets.randbits(62)), "no checkpoint storage: a failure starts the job from the beginning"
+
+    def adopt(self, view: JournalView) -> Adopted:
+        return Adopted((), 1, 1)
 
     def write_manifest(self, command: WriteManifest, say: Callable[[str], None]) -> str:
         raise StorageError("this job has no checkpoint storage")
@@ -131,11 +140,12 @@ class JobStorage(StorageOfJob):
         log = self._log = self._open_log(provider)
         afresh = self._bundle.config.restore == "none"
         view = log.read(authenticate=not afresh)
-        manifests, chosen = self._choose(log, view)
+        found, chosen = self._choice(log).choose(view)
+        manifests = [readable.manifest for readable in found]
         graph = self._bundle.graph
         for manifest in manifests[:1]:
             check_fit(graph, manifest.max_parallelism, manifest.content().states, self._bundle.config.allow_non_restored_state)
-            self._check_fingerprint(manifest)
+            check_fingerprint(self._bundle, manifest)
         if not manifests:
             check_fresh_start(graph)
         claimed = log.claim(self._token, fresh=afresh)
@@ -152,9 +162,50 @@ class JobStorage(StorageOfJob):
         self._listed = [_listed(manifest) for manifest in reversed(manifests)]
         contents = [manifest.content() for manifest in manifests]
         opened = Opened(
-            claimed.claim, contents[0] if contents else None, tuple(contents[1:]), claimed.next_checkpoint, claimed.next_attempt, hash_seed
+            claimed.claim,
+            contents[0] if contents else None,
+            tuple(contents[1:]),
+            claimed.next_checkpoint,
+            claimed.next_attempt,
+            hash_seed,
+            claimed.data_key.key_id,
+            tuple(readable.name for readable in found),
         )
         return opened, chosen
+
+    def adopt(self, view: JournalView) -> Adopted:
+        assert view.claim is not None
+        patience = Patience(None, self._stop, self._announce)
+        while True:
+            try:
+                return self._adopt(view, view.claim)
+            except (KeyUnavailableError, DamagedObjectError):
+                raise  # waiting mends neither
+            except StorageError as error:
+                self._trouble = str(error)
+                patience.trouble(self._trouble)
+                patience.wait(f"{self._config.storage} does not answer the new leader")
+
+    def _adopt(self, view: JournalView, claim: int) -> Adopted:
+        provider, self._opened_store = self._provider(), self._open_store()
+        journaled = (*reversed(view.chosen_names), *(name for _, name in view.manifests))
+        log = open_log(self._store, self._bundle.application, provider, journaled)
+        claimed = log.adopt(claim, view.data_key, self._token)
+        self._trouble = ""
+        manifests = [readable.manifest for readable in self._choice(log).read(own_entries(claimed.view, view, log.fenced))]
+        if not log.fenced:  # what another claim wrote is never swept here
+            log.forget([number for number in log.numbers() if log.name_of(number) in view.chosen_names])
+        self._log, self._data_key = log, claimed.data_key
+        for manifest in manifests:
+            self._known.update(log.ring.get_all(manifest.data_keys))
+        self._known[claimed.data_key.key_id] = claimed.data_key
+        self._facts = RunFacts(self._bundle.application, claim, self._bundle.graph, view.hash_seed, HASH_VERSION)
+        self._listed = [_listed(manifest) for manifest in reversed(manifests)]
+        contents = tuple(manifest.content() for manifest in manifests)
+        return Adopted(contents, claimed.next_checkpoint, claimed.next_attempt, claimed.view.ended or "")
+
+    def _choice(self, log: CheckpointLog) -> RestoreChoice:
+        return RestoreChoice(self._bundle, log, self._config.retained)
 
     def _provider(self) -> KeyProvider:
         return resolve_provider(self._config.key, self._config.storage, self._announce)
@@ -173,87 +224,6 @@ class JobStorage(StorageOfJob):
     def _store(self) -> ObjectStore:
         assert self._opened_store is not None, "open() comes first"
         return self._opened_store
-
-    def _choose(self, log: CheckpointLog, view: LogView) -> tuple[list[Manifest], str]:
-        """Manifests newest first, beginning with the one to restore, and a line about the choice."""
-        wanted = self._bundle.config.restore
-        if wanted == "none":
-            return [], "starting afresh (--restore none)"
-        if wanted.startswith("checkpoint:"):
-            return self._choose_id(log, view, wanted.removeprefix("checkpoint:"))
-        if wanted != "latest":
-            raise RestoreError(f"--restore {wanted!r}: use latest, none or checkpoint:ID (savepoints are not there yet)")
-        if view.ended == JobStatus.FINISHED.value:
-            return [], "the run before has FINISHED: starting afresh"
-        manifests = self._read(log, list(view.since_finished))
-        if not manifests:
-            return [], "nothing to restore: starting afresh"
-        return manifests, f"restoring checkpoint {manifests[0].checkpoint} of {self._store.uri}"
-
-    def _choose_id(self, log: CheckpointLog, view: LogView, text: str) -> tuple[list[Manifest], str]:
-        names = {entry.number: log.name_of(entry.number) for entry in view.manifests}
-        found = [entry for entry in view.manifests if text in (str(_checkpoint(entry)), names[entry.number])]
-        if not found:
-            known = sorted(_checkpoint(entry) for entry in view.manifests)
-            raise RestoreError(
-                f"there is no checkpoint {text} of {self._bundle.application} in {self._store.uri}; there are: {known or 'none'}"
-            )
-        if len(found) > 1:
-            several = ", ".join(names[entry.number] for entry in found)
-            raise RestoreError(
-                f"checkpoint {text} of {self._bundle.application} was written {len(found)} times; give one as checkpoint:NAME: {several}"
-            )
-        chosen = found[0]
-        at = _checkpoint(chosen)
-        others = [entry for entry in view.manifests if entry is not chosen]
-        self._refuse_repeated_output([log.manifest(entry) for entry in others if _checkpoint(entry) >= at], at)
-        manifests = self._read(log, [chosen, *(entry for entry in others if _checkpoint(entry) < at)])
-        return manifests, f"restoring checkpoint {manifests[0].checkpoint} (asked for) of {self._store.uri}"
-
-    def _refuse_repeated_output(self, newer: list[Manifest], chosen: int) -> None:
-        """An older point into an output that has later rows repeats them (rule 20)."""
-        visible = sorted({uid for manifest in newer for uid, prepared in manifest.transactions.items() if prepared})
-        if visible and not self._bundle.config.allow_repeated_output:
-            raise RestoreError(
-                f"sinks {', '.join(visible)} have committed rows after checkpoint {chosen}; restoring it would write them again: "
-                "give --allow-repeated-output to accept that"
-            )
-
-    def _read(self, log: CheckpointLog, entries: list[LogEntry]) -> list[Manifest]:
-        """Manifests among `entries`, newest first. A damaged newest one is passed over only where nothing after the one before can have been
-        committed, or where repeated output is accepted (rule 20)."""
-        manifests: list[Manifest] = []
-        damaged: DamagedObjectError | None = None
-        for entry in entries:
-            if len(manifests) == self._config.retained:
-                break
-            try:
-                if entry.is_good(RecordKind.MANIFEST):
-                    manifests.append(log.manifest(entry))
-                elif _may_have_been_a_manifest(entry):
-                    raise DamagedObjectError(log.name_of(entry.number), entry.damage)
-            except DamagedObjectError as error:
-                damaged = damaged if damaged or manifests else error
-        if damaged is None:
-            return manifests
-        if not manifests:
-            raise DamagedObjectError(
-                damaged.object_name, f"{damaged.reason}; no older checkpoint is left: start afresh with --restore none"
-            )
-        if transactional_uids(self._bundle.graph) and not self._bundle.config.allow_repeated_output:
-            raise DamagedObjectError(
-                damaged.object_name,
-                f"{damaged.reason}; restoring checkpoint {manifests[0].checkpoint} would write again what the sinks may have committed since: "
-                "give --allow-repeated-output to accept repeated rows, or start afresh with --restore none",
-            )
-        return manifests
-
-    def _check_fingerprint(self, manifest: Manifest) -> None:
-        if manifest.fingerprint != self._bundle.graph.fingerprint and not self._bundle.config.allow_non_restored_state:
-            raise RestoreError(
-                f"checkpoint {manifest.checkpoint} belongs to another graph (operators' uids, kinds or state have changed); give --restore none to start afresh, "
-                "or --allow-non-restored-state to restore what still fits"
-            )
 
     def write_manifest(self, command: WriteManifest, say: Callable[[str], None]) -> str:
         assert self._log is not None
@@ -310,15 +280,6 @@ class JobStorage(StorageOfJob):
         if self._trouble:
             about["trouble"] = self._trouble
         return about
-
-
-def _may_have_been_a_manifest(entry: LogEntry) -> bool:
-    return bool(entry.damage) and not entry.deposed and (entry.header is None or entry.header.kind is RecordKind.MANIFEST)
-
-
-def _checkpoint(entry: LogEntry) -> int:
-    assert entry.header is not None
-    return entry.header.checkpoint
 
 
 def _listed(manifest: Manifest) -> dict[str, Any]:
