@@ -173,7 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()
-    seconds = warm_kernels(lambda text: print(text, file=sys.stderr))
+    seconds = warm_kernels(say=lambda text: print(text, file=sys.stderr))
     results = []
     for line in lines():
         results.append(line)

@@ -15,7 +15,8 @@ import flinkray as fr
 from flinkray.api.job_handle import JobHandle
 from flinkray.connectors.nexmark import nexmark_table
 from flinkray.errors import FlinkrayError, UsageError
-from flinkray.runtime.submit import compile_kernels
+from flinkray.runtime.submit import begin_to_compile
+from flinkray.state.warm import KEYED
 
 ROWS, RATE = 1_500_000, 300_000
 FAST_ROWS, FAST_RATE = 500_000, 125_000
@@ -57,7 +58,7 @@ def demo(fast: bool) -> int:
         import duckdb
     except ImportError as error:
         raise UsageError("the demo checks its answer with DuckDB; install it with: pip install 'flinkray[demo]'") from error
-    compile_kernels()  # begins while the rest is still being imported
+    begin_to_compile([KEYED])  # while the rest is still being imported
     rows, rate = (FAST_ROWS, FAST_RATE) if fast else (ROWS, RATE)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="flinkray-demo-") as folder:

@@ -66,7 +66,7 @@ def _folder(name: str, path: str) -> Finding:
 def _kernels() -> Finding:
     from flinkray.state.warm import warm_kernels
 
-    seconds = warm_kernels(None)
+    seconds = warm_kernels()
     return "ok", "kernels", f"compiled and kept in {os.environ['NUMBA_CACHE_DIR']} (this took {seconds:.1f} s)"
 
 

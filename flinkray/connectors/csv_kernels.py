@@ -131,7 +131,7 @@ def read_integers(text, starts, ends, values, valid):  # type: ignore[no-untyped
 
 
 @inlined
-def _two(address: int) -> int:
+def _two(address):  # type: ignore[no-untyped-def]
     """The number that two characters are; at least 1000 where they are not digits."""
     tens, ones = np.int64(load_u8(address)) - 48, np.int64(load_u8(address + 1)) - 48
     if tens < 0 or tens > 9 or ones < 0 or ones > 9:
@@ -140,7 +140,7 @@ def _two(address: int) -> int:
 
 
 @inlined
-def _days(year: int, month: int, day: int) -> int:
+def _days(year, month, day):  # type: ignore[no-untyped-def]
     """Days since 1970-01-01 (Hinnant, "chrono-Compatible Low-Level Date Algorithms", days_from_civil); years from 0 on."""
     year -= month <= 2
     era = (year if year >= 0 else year - 399) // 400
@@ -150,14 +150,14 @@ def _days(year: int, month: int, day: int) -> int:
 
 
 @inlined
-def _month_days(year: int, month: int) -> int:
+def _month_days(year, month):  # type: ignore[no-untyped-def]
     if month == 2:
         return 29 if year % 4 == 0 and (year % 100 != 0 or year % 400 == 0) else 28
     return 30 if month in (4, 6, 9, 11) else 31
 
 
 @inlined
-def _minute_us(address: int) -> int:
+def _minute_us(address):  # type: ignore[no-untyped-def]
     """µs of `YYYY-MM-DD hh:mm` (or with a T); -1 << 62 where it is none."""
     bad = np.int64(-1) << 62
     century, year2, month, day = _two(address), _two(address + 2), _two(address + 5), _two(address + 8)

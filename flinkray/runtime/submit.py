@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Sequence
 
 from flinkray.api.job_handle import JobHandle
 from flinkray.config import JobConfig
 from flinkray.graph.job_graph import JobGraph
+from flinkray.runtime.kernels import kernel_groups
 from flinkray.runtime.task_manager import JobBundle
 
 _THREAD = "flinkray-kernels"
@@ -16,22 +18,25 @@ _THREAD = "flinkray-kernels"
 def submit(graph: JobGraph, config: JobConfig) -> JobHandle:
     """Start the job on the runtime that the configuration names. UsageError and ResourceError before anything is written."""
     bundle = JobBundle(graph, config, config.name)
-    compile_kernels()
+    groups = kernel_groups(graph)
     if config.runtime == "local":
         from flinkray.runtime import local
+        from flinkray.state.warm import warm_kernels
 
+        warm_kernels(groups, _say)
         return local.submit(bundle)
     from flinkray.runtime.ray.submit import submit as submit_to_ray
 
+    begin_to_compile(groups)
     return submit_to_ray(bundle)
 
 
-def compile_kernels() -> None:
-    """On a fresh machine, begin to compile beside the start of the runtime; whoever needs the kernels waits for the lock."""
-    from flinkray.state.warm import kernels_compiled, warm_kernels
+def begin_to_compile(groups: Sequence[str]) -> None:
+    """On a fresh machine, compile beside the start of the runtime; whoever needs the kernels waits for the lock."""
+    from flinkray.state.warm import compile_kernels, kernels_compiled
 
-    if not kernels_compiled() and not any(thread.name == _THREAD for thread in threading.enumerate()):
-        threading.Thread(target=warm_kernels, args=(_say,), name=_THREAD, daemon=True).start()
+    if not kernels_compiled(groups) and not any(thread.name == _THREAD for thread in threading.enumerate()):
+        threading.Thread(target=compile_kernels, args=(groups, _say), name=_THREAD, daemon=True).start()
 
 
 def _say(text: str) -> None:

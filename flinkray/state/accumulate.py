@@ -188,19 +188,21 @@ def _shift(program, distance, lines):  # type: ignore[no-untyped-def]
             lines[line, VALID_AT] += distance
 
 
-@njit([types.int64(I8_ROWS, RO_I4, I8_ROWS, types.int64, I8_ROWS, types.int64, I4, I8)], nogil=True, cache=True)
-def accumulate(rows, slots, segments, flag_word, program, generation, touched, failed):  # type: ignore[no-untyped-def]
+@njit([types.int64(I8_ROWS, RO_I4, I8_ROWS, types.int64, I8_ROWS, types.int64, I4, I8, I8_ROWS)], nogil=True, cache=True)
+def accumulate(rows, slots, segments, flag_word, program, generation, touched, failed, each):  # type: ignore[no-untyped-def]
     """Folds input row i into `rows[slots[i]]`, for i from start to stop of each segment (start, stop, what is added to the addresses of
     the program; not 0 for accumulators only, which have no bitmaps). With a generation above 0 stamps the rows, collects in `touched`
-    each slot stamped for the first time and returns how many. `failed[0]` becomes the line of a sum that overflowed."""
+    each slot stamped for the first time and returns how many. `failed[0]` becomes the line of a sum that overflowed. `each[w, i]`, unless
+    empty, becomes word w + 1 of the accumulator right after input row i."""
     count = 0
     base, width_bytes = rows.ctypes.data, rows.shape[1] * 8
     large = rows.shape[0] * width_bytes > _PREFETCH_ABOVE
+    step = BLOCK if each.shape[0] == 0 else 1
     lines = np.empty_like(program)
     for segment in segments:
         _shift(program, segment[2], lines)
-        for start in range(segment[0], segment[1], BLOCK):
-            end = min(start + BLOCK, segment[1])
+        for start in range(segment[0], segment[1], step):
+            end = min(start + step, segment[1])
             if large:
                 for i in range(start, end):
                     prefetch(base + slots[i] * width_bytes)
@@ -209,6 +211,8 @@ def accumulate(rows, slots, segments, flag_word, program, generation, touched, f
             for line in range(lines.shape[0]):
                 if not _run(rows, slots, start, end, flag_word, lines[line]):
                     failed[0] = line
+            for w in range(each.shape[0]):
+                each[w, start] = rows[np.uint32(slots[start]), w + 1]
     return count
 
 
@@ -220,15 +224,3 @@ def gather_words(rows, slots, columns):  # type: ignore[no-untyped-def]
         for w in range(columns.shape[0]):
             for i in range(start, end):
                 columns[w, i] = rows[np.uint32(slots[i]), w + 1]
-
-
-@njit([types.int64(I8_ROWS, RO_I4, types.int64, I8_ROWS, I8_ROWS, I8)], nogil=True, cache=True)
-def accumulate_each(rows, slots, flag_word, program, columns, failed):  # type: ignore[no-untyped-def]
-    """Like `accumulate`, a row at a time; `columns[w, i]` is word w + 1 of its accumulator right after input row i."""
-    for i in range(slots.size):
-        for line in range(program.shape[0]):
-            if not _run(rows, slots, i, i + 1, flag_word, program[line]):
-                failed[0] = line
-        for w in range(columns.shape[0]):
-            columns[w, i] = rows[np.uint32(slots[i]), w + 1]
-    return slots.size

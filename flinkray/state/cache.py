@@ -23,8 +23,8 @@ def use_cache_folder() -> Path:
     return folder
 
 
-def complete_marker() -> Path:
-    """A file that is there once every kernel of these very sources has been compiled."""
+def complete_marker(group: str) -> Path:
+    """A file that is there once every kernel of the group, of these very sources, has been compiled."""
     sources = [*sorted(_HERE.glob("*.py")), *sorted(_HERE.parent.glob("connectors/*_kernels.py"))]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
-    return use_cache_folder() / f"complete-{digest}"
+    return use_cache_folder() / f"complete-{group}-{digest}"

@@ -18,7 +18,7 @@ from flinkray.columns import EVENT_TIME, MIN_WATERMARK
 from flinkray.errors import FlinkrayError
 from flinkray.graph.aggregates import FLAGS, ROWS, Aggregate, is_integer, result_type, word_names
 from flinkray.state import accumulate as ops
-from flinkray.state.accumulate import accumulate, accumulate_each, gather_words
+from flinkray.state.accumulate import accumulate, gather_words
 from flinkray.state.arrow_buffers import bitmap_of, bytes_of, contiguous, float_values, words_of
 from flinkray.state.results import finish, ordered_words
 
@@ -26,6 +26,7 @@ _EXTREMES = {"min": 2**63 - 1, "max": -(2**63)}
 """What rows start with, so that any value replaces it."""
 
 NO_SLOTS = np.empty(0, np.int32)
+_NOT_EACH = np.empty((0, 0), np.int64)
 
 
 _DEFERRED = (ops.SUM_INT, ops.SUM_FLOAT, ops.ADD_WIDE, ops.MIN, ops.MAX)
@@ -142,14 +143,15 @@ class AggregateLayout:
         failed = np.array((-1,), np.int64)
         if segments is None:
             segments = np.array(((0, len(slots), 0),), np.int64)
-        count = accumulate(rows, slots, segments, self.flag_word, program.lines, generation, touched, failed)
+        count = accumulate(rows, slots, segments, self.flag_word, program.lines, generation, touched, failed, _NOT_EACH)
         self._check(program, int(failed[0]))
         return count
 
     def run_each(self, program: Program, rows: np.ndarray, slots: np.ndarray) -> np.ndarray:
         """Runs a program row by row; the words after each row, int64[words, n]."""
         columns, failed = np.empty((self.width - 1, len(slots)), np.int64), np.full(1, -1, np.int64)
-        accumulate_each(rows, slots, self.flag_word, program.lines, columns, failed)
+        everything = np.array(((0, len(slots), 0),), np.int64)
+        accumulate(rows, slots, everything, self.flag_word, program.lines, 0, NO_SLOTS, failed, columns)
         self._check(program, int(failed[0]))
         return columns
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from flinkray.errors import RestoreError
 from flinkray.state.table import MAX_BASES, KeyedTable, Snapshots, encode_rows, read_rows
-from flinkray.state.warm import warm_kernels
+from flinkray.state.warm import kernels_compiled, warm_kernels
 
 KEY = [pa.field("k", pa.int64())]
 
@@ -64,10 +68,23 @@ def test_deltas_build_on_any_remembered_snapshot_and_old_ones_are_forgotten() ->
 
 def test_kernels_are_there_after_warming() -> None:
     said: list[str] = []
-    assert warm_kernels(said.append) >= 0
+    assert warm_kernels(say=said.append) >= 0
+    assert kernels_compiled()
     compiled = len(said)
-    warm_kernels(said.append)
+    warm_kernels(say=said.append)
     assert len(said) == compiled
+
+
+def test_only_the_kernels_that_are_asked_for_are_compiled(tmp_path) -> None:
+    script = (
+        "from flinkray.state.warm import *; said = []; compile_kernels([CSV], said.append); "
+        "print(len(said), kernels_compiled([CSV]), kernels_compiled([KEYED])); import sys; print('numba' in sys.modules)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.split() == ["2", "True", "False", "False"]
+    assert list(tmp_path.rglob("*find_fields*.nbc"))
 
 
 @pytest.mark.parametrize("kind", [pa.int64(), pa.string()], ids=str)

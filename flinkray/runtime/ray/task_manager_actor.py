@@ -28,9 +28,10 @@ class TaskManagerActor:
         from flinkray.config import duration_s
         from flinkray.exchange.zmq_exchange import ZmqExchange
         from flinkray.runtime.background import ThreadBackground
+        from flinkray.runtime.kernels import kernel_groups
         from flinkray.runtime.rehearsal import rehearse
         from flinkray.runtime.task_manager import JobBundle, TaskManager
-        from flinkray.state.warm import warm_kernels
+        from flinkray.state.warm import SESSIONS, warm_kernels
 
         job: JobBundle = cloudpickle.loads(bundle)
         context = ray.get_runtime_context()
@@ -45,8 +46,9 @@ class TaskManagerActor:
         self._orphan_timeout_s = duration_s(job.config.orphan_timeout)
         self._heard_at = time.monotonic()
         self._failure = ""
-        warm_kernels(None)
-        rehearse()
+        groups = kernel_groups(job.graph)
+        warm_kernels(groups)
+        rehearse(SESSIONS in groups)
         threading.Thread(target=self._run, name="flinkray-mailbox", daemon=True).start()
         threading.Thread(target=self._watch_for_orphanage, name="flinkray-orphan", daemon=True).start()
 

@@ -1,0 +1,19 @@
+"""Which compiled kernels a job needs."""
+
+from __future__ import annotations
+
+from flinkray.connectors.csv import CsvSource
+from flinkray.graph.job_graph import JobGraph
+from flinkray.graph.windows import SessionWindow
+from flinkray.state.warm import CSV, KEYED, SESSIONS
+
+
+def kernel_groups(graph: JobGraph) -> tuple[str, ...]:
+    """Groups of `state.warm`. A source that wraps another loads what it needs when it opens."""
+    values = [value for vertex in graph.vertices for operator in vertex.operators for value in operator.params.values()]
+    groups = [KEYED]
+    if any(isinstance(value, SessionWindow) for value in values):
+        groups.append(SESSIONS)
+    if any(isinstance(value, CsvSource) for value in values):
+        groups.append(CSV)
+    return tuple(groups)
