@@ -164,8 +164,13 @@ class TaskManagerCore:
             return self._on_abort(body)
         return self._on_notify(body)
 
+    def refuses(self, epoch: Epoch) -> bool:
+        """True for an older epoch than the one that is obeyed, and for an equal one with another token (rule 8). From any thread."""
+        current = self.epoch
+        return current is not None and (epoch.rank < current.rank or (epoch.rank == current.rank and epoch.token != current.token))
+
     def _accept_epoch(self, epoch: Epoch) -> bool:
-        if self.epoch is not None and (epoch.rank < self.epoch.rank or (epoch.rank == self.epoch.rank and epoch.token != self.epoch.token)):
+        if self.refuses(epoch):
             return False
         self.epoch = epoch
         return True

@@ -23,6 +23,7 @@ from flinkray.core.messages import (
     Command,
     Committed,
     FailureCause,
+    HelloReply,
     PeerLost,
     Report,
     SinkRows,
@@ -44,10 +45,10 @@ from flinkray.core.task_manager import (
     TaskManagerState,
     Tell,
 )
-from flinkray.errors import DamagedObjectError, FlinkrayError, OperatorError, SinkError, SourceError, StorageError
+from flinkray.errors import DamagedObjectError, DeposedError, FlinkrayError, OperatorError, SinkError, SourceError, StorageError
 from flinkray.exchange.base import Barrier, Exchange
 from flinkray.graph.job_graph import JobGraph
-from flinkray.ids import TaskId
+from flinkray.ids import Epoch, TaskId
 from flinkray.runtime.clock import steady_clock
 from flinkray.runtime.slot import Slot, SlotCheckpoint, SlotPlace
 from flinkray.runtime.uploader import Uploader
@@ -124,8 +125,14 @@ class TaskManager:
 
         self._post(obey)
 
-    def poll(self, after: int, timeout_s: float) -> tuple[list[tuple[int, Report]], Report | None]:
-        """Reports with numbers above `after` (earlier ones are heard and forgotten), and the newest Stats; waits while there is nothing."""
+    def poll(self, after: int, timeout_s: float, epoch: Epoch | None = None) -> tuple[list[tuple[int, Report]], Report | None]:
+        """Reports with numbers above `after` (earlier ones are heard and forgotten), and the newest Stats; waits while there is nothing.
+
+        `epoch`: the asker's. A leader that is not obeyed here any more gets DeposedError, and takes no report from its successor, which begins
+        with `after` 0 and Hello.
+        """
+        if epoch is not None and self.core.refuses(epoch):
+            raise DeposedError(f"TaskManager {self.core.instance} obeys another leader than that of epoch {epoch.rank}")
         return self._outbox.read(after, timeout_s)
 
     def operator_metrics(self) -> dict[str, dict[str, int]]:
@@ -185,6 +192,8 @@ class TaskManager:
         for effect in effects:
             if isinstance(effect, Tell):
                 self._outbox.put(effect.report)
+                if isinstance(effect.report.body, HelloReply):
+                    self._next_stats = 0.0  # a new leader has no counters yet
             elif isinstance(effect, CloseTasks):
                 self._close_tasks()
             elif isinstance(effect, BuildTasks):

@@ -32,6 +32,8 @@ class _Worker:
     call: Any
     asked_at: float
     started: bool = False
+    lost: bool = False
+    """Not asked any more; killed when the core has put that into the journal."""
     heard: int = 0
     public_key: bytes = field(default=b"", repr=False)
 
@@ -72,7 +74,7 @@ class RayBackend(WorkerBackend):
     def send(self, instance: str, command: Command, secrets: Secrets | None) -> None:
         with self._lock:
             worker = self._workers.get(instance)
-        if worker is None or not worker.started:
+        if worker is None or not worker.started or worker.lost:
             return
         sealed = seal_for(worker.public_key, pickle.dumps(secrets)) if secrets is not None else None
         worker.actor.command.options(concurrency_group="control").remote(command, sealed)
@@ -85,7 +87,11 @@ class RayBackend(WorkerBackend):
 
     def operator_metrics(self) -> dict[str, dict[str, int]]:
         with self._lock:
-            calls = [w.actor.operator_metrics.options(concurrency_group="look").remote() for w in self._workers.values() if w.started]
+            calls = [
+                w.actor.operator_metrics.options(concurrency_group="look").remote()
+                for w in self._workers.values()
+                if w.started and not w.lost
+            ]
         done, _ = ray.wait(calls, num_returns=len(calls), timeout=2.0) if calls else ([], [])
         return add_metrics([ray.get(call) for call in done])
 
@@ -99,7 +105,7 @@ class RayBackend(WorkerBackend):
     def _listen(self) -> None:
         while not self._closed.is_set():
             with self._lock:
-                calls = {worker.call: worker for worker in self._workers.values()}
+                calls = {worker.call: worker for worker in self._workers.values() if not worker.lost}
             if not calls:
                 time.sleep(0.005)
                 continue
@@ -132,14 +138,15 @@ class RayBackend(WorkerBackend):
     def _look_for_silence(self, now: float) -> None:
         """A hung process is never reported by Ray; the call that should come back every half second tells."""
         for worker in list(self._workers.values()):
-            if worker.started and now - worker.asked_at > self._heartbeat_timeout_s + POLL_S:
+            if worker.started and not worker.lost and now - worker.asked_at > self._heartbeat_timeout_s + POLL_S:
                 self._lost(worker, "process", f"no answer for {self._heartbeat_timeout_s:.1f} s")
 
     def _lost(self, worker: _Worker, cause: Any, reason: str) -> None:
+        """A leader that was frozen sees silence, too: it is deposed by the journal before it kills what its successor leads."""
         with self._lock:
-            known = self._workers.pop(worker.instance, None)
-        if known is not None:
-            ray.kill(worker.actor, no_restart=True)
+            news = worker.instance in self._workers and not worker.lost
+            worker.lost = True
+        if news:
             self._post(WorkerLost(worker.instance, cause, reason))
 
 
