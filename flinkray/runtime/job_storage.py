@@ -140,15 +140,11 @@ class JobStorage(StorageOfJob):
         log = self._log = self._open_log(provider)
         afresh = self._bundle.config.restore == "none"
         view = log.read(authenticate=not afresh)
-        found, chosen = self._choice(log).choose(view)
-        manifests = [readable.manifest for readable in found]
-        graph = self._bundle.graph
-        for manifest in manifests[:1]:
-            check_fit(graph, manifest.max_parallelism, manifest.content().states, self._bundle.config.allow_non_restored_state)
-            check_fingerprint(self._bundle, manifest)
-        if not manifests:
-            check_fresh_start(graph)
+        found, chosen = self._choose(log, view)
         claimed = log.claim(self._token, fresh=afresh)
+        if not afresh and claimed.view.newest != view.newest:  # the run before had not ended: it has written since
+            found, chosen = self._choose(log, claimed.view)
+        manifests = [readable.manifest for readable in found]
         if not log.fenced:
             log.forget(log.numbers())  # they were for the choice: what other claims wrote is never swept here
             chosen += f"; {self._store.uri} {UNFENCED}"
@@ -158,7 +154,7 @@ class JobStorage(StorageOfJob):
         self._known[claimed.data_key.key_id] = claimed.data_key
         write_probe(self._store, _probe_token(claimed.claim))
         hash_seed = manifests[0].hash_seed if manifests else self._new_hash_seed()
-        self._facts = RunFacts(self._bundle.application, claimed.claim, graph, hash_seed, HASH_VERSION)
+        self._facts = RunFacts(self._bundle.application, claimed.claim, self._bundle.graph, hash_seed, HASH_VERSION)
         self._listed = [_listed(manifest) for manifest in reversed(manifests)]
         contents = [manifest.content() for manifest in manifests]
         opened = Opened(
@@ -172,6 +168,18 @@ class JobStorage(StorageOfJob):
             tuple(readable.name for readable in found),
         )
         return opened, chosen
+
+    def _choose(self, log: CheckpointLog, view: LogView) -> tuple[list[Readable], str]:
+        """What to restore, checked."""
+        found, chosen = self._choice(log).choose(view)
+        graph = self._bundle.graph
+        for readable in found[:1]:
+            manifest = readable.manifest
+            check_fit(graph, manifest.max_parallelism, manifest.content().states, self._bundle.config.allow_non_restored_state)
+            check_fingerprint(self._bundle, manifest)
+        if not found:
+            check_fresh_start(graph)
+        return found, chosen
 
     def adopt(self, view: JournalView) -> Adopted:
         assert view.claim is not None
