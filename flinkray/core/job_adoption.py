@@ -77,6 +77,8 @@ def on_adopted(job: JobState, event: Adopted, out: list[JobCommand]) -> None:
 
 def on_hello_reply(job: JobState, worker: Worker, attempt: int, reply: HelloReply, out: list[JobCommand]) -> None:
     """Counts once; a worker of no slot stays as a spare when it is idle."""
+    if reply.epoch != job.epoch:
+        return
     job.answered(worker.instance, Hello)
     if worker.state is not WorkerState.GREETING:
         return

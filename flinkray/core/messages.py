@@ -235,6 +235,8 @@ class SinkRows:
 class HelloReply:
     """All that a new leader must know of a TaskManager whose earlier reports it may never see (rule 10)."""
 
+    epoch: Epoch
+    """Of the Hello: an answer to an earlier leader, still in the outbox, is out of date."""
     state: TaskManagerState
     slot: int | None
     """Of the tasks that are there; None when idle."""

@@ -147,7 +147,7 @@ class TaskManagerCore:
             return [self._tell(EpochRefused(command.epoch, self.epoch))]
         body = command.body
         if isinstance(body, Hello):
-            return [self._tell(self._hello_reply())]
+            return [self._tell(self._hello_reply(command.epoch))]
         if command.attempt < self.attempt:
             return []
         if isinstance(body, Deploy):
@@ -175,8 +175,9 @@ class TaskManagerCore:
         self.epoch = epoch
         return True
 
-    def _hello_reply(self) -> HelloReply:
+    def _hello_reply(self, epoch: Epoch) -> HelloReply:
         return HelloReply(
+            epoch=epoch,
             state=self.state,
             slot=self.slot,
             ended=self.ended,

@@ -98,8 +98,8 @@ class Workers:
         return sum(worker.state in _USABLE for worker in self._by_instance.values())
 
     def late(self, now: float, timeout_s: float) -> list[Worker]:
-        """Wanted too long ago, and still not there."""
-        return [w for w in self if w.state in _STARTING and now - w.requested_at > timeout_s]
+        """Wanted too long ago, and still not usable."""
+        return [w for w in self if w.state not in _USABLE and now - w.requested_at > timeout_s]
 
     def greeting(self) -> list[Worker]:
         return [w for w in self if w.state is WorkerState.GREETING]

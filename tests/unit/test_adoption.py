@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from flinkray.core.job_adoption import ADOPT_TIMEOUT_S
+from flinkray.core.job_attempts import WORKER_TIMEOUT_S
 from flinkray.core.job_events import (
     AttachWorker,
     CancelRequested,
@@ -118,10 +119,38 @@ def test_hello_answered_twice_counts_once() -> None:
     run.elect()
     instance = run.view.attempt_workers[0]
     before = len(run.said)
-    run.give(Report(instance, 1, run.task_managers[instance]._hello_reply()))
-    run.give(Report(instance, 7, HelloReply(TaskManagerState.IDLE, None, False, 0, (), 0, 0)))
+    run.give(Report(instance, 1, run.task_managers[instance]._hello_reply(run.leader.epoch)))
+    run.give(Report(instance, 7, HelloReply(run.leader.epoch, TaskManagerState.IDLE, None, False, 0, (), 0, 0)))
     assert run.said[before:] == []
     assert run.leader.status is RUNNING
+
+
+def test_an_answer_to_an_earlier_leader_that_was_still_in_the_outbox_is_not_taken_for_the_own() -> None:
+    run = Run().begin()
+    run.die()
+    run.elect(storage=False)
+    instance = run.view.attempt_workers[0]
+    stale = Report(instance, 1, run.task_managers[instance]._hello_reply(run.die().epoch))
+    run.mute = {instance}
+    run.elect()
+    run.give(stale)
+    assert run.leader.status is ADOPTING
+    run.mute.clear()
+    run.tick(run.now + RESEND_S + 0.1)
+    assert_nothing_restarted(run)
+
+
+def test_a_spare_that_never_answers_is_given_up_and_replaced() -> None:
+    run = Run().begin()
+    run.die()
+    spare = next(instance for instance, _ in run.view.workers if instance not in run.view.attempt_workers)
+    run.mute = {spare}
+    run.elect()
+    assert_nothing_restarted(run)
+    run.tick(run.now + WORKER_TIMEOUT_S + 1.0)
+    assert run.killed() == [spare]
+    assert len(run.journaled(WorkerAdded)) == 1
+    assert run.leader.restarts == 0
 
 
 def test_hello_is_sent_again_until_it_is_answered() -> None:
@@ -142,7 +171,7 @@ def test_late_reports_of_an_unknown_instance_count_for_nothing() -> None:
     run.die()
     run.elect()
     run.give(Report("stranger", 1, TaskFailed(None, "x", "user", "boom")))
-    run.give(Report("stranger", 9, HelloReply(TaskManagerState.RUNNING, 0, False, 50, (), 50, 50)))
+    run.give(Report("stranger", 9, HelloReply(run.leader.epoch, TaskManagerState.RUNNING, 0, False, 50, (), 50, 50)))
     assert_nothing_restarted(run)
     assert run.leader.checkpoints.next_id == 1
 

@@ -154,13 +154,13 @@ def test_stop_leaves_it_idle_and_ready_for_another_attempt() -> None:
 
 def test_hello_is_answered_with_all_that_a_new_leader_must_know() -> None:
     core = TaskManagerCore("i")
-    assert told(core.step(command(Hello(), 0))) == [HelloReply(TaskManagerState.IDLE, None, False, 0, (), 0, 0)]
+    assert told(core.step(command(Hello(), 0))) == [HelloReply(EPOCH, TaskManagerState.IDLE, None, False, 0, (), 0, 0)]
     core = running()
     core.step(command(Trigger(4, None)))
     core.step(Observed(1, ack(4)))
     core.step(Observed(1, SlotEnded()))
     (tell,) = core.step(command(Hello(), attempt=0, epoch=Epoch(1, 2, "new")))
-    assert tell == Tell(Report("i", 1, HelloReply(TaskManagerState.RUNNING, 0, True, 4, (ack(4),), 0, 0)))
+    assert tell == Tell(Report("i", 1, HelloReply(Epoch(1, 2, "new"), TaskManagerState.RUNNING, 0, True, 4, (ack(4),), 0, 0)))
     assert core.epoch == Epoch(1, 2, "new"), "and its leader is obeyed from then on"
 
 
