@@ -22,9 +22,10 @@ from flinkray.checkpoint.unfenced_log import UnfencedLog
 from flinkray.core.job_events import Adopted, CheckpointContent, JobStatus, Opened, Sweep, WriteManifest
 from flinkray.core.journal_view import JournalView
 from flinkray.core.state_plan import check_fit
+from flinkray.core.storage_log import LogView
 from flinkray.errors import DamagedObjectError, KeyUnavailableError, StorageError
 from flinkray.graph.key_groups import HASH_VERSION
-from flinkray.runtime.restore_choice import RestoreChoice, check_fingerprint, own_entries
+from flinkray.runtime.restore_choice import Readable, RestoreChoice, check_fingerprint, own_entries
 from flinkray.runtime.sinks import check_fresh_start
 from flinkray.runtime.task_manager import JobBundle
 
