@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from flinkray.core.gate import JournalGate
 from flinkray.core.job_adoption import ADOPT_TIMEOUT_S
 from flinkray.core.job_attempts import WORKER_TIMEOUT_S
 from flinkray.core.job_events import (
@@ -665,6 +666,19 @@ def test_a_job_that_fails_is_journaled_before_its_processes_are_ended() -> None:
     kinds = [type(c) for c in commands if isinstance(c, WriteJournal | KillWorker)]
     assert kinds == [WriteJournal, KillWorker, KillWorker, KillWorker]
     assert run.view.ended == "FAILED"
+
+
+def test_a_leader_that_storage_calls_deposed_asks_the_journal_before_it_ends_anybody() -> None:
+    """It may be its own run's next leader that has the number: then the journal's slot is lost, and what waits for it is dropped."""
+    run = Run().begin()
+    run.storage_on = False
+    run.tick(2.0)
+    run.acknowledge(1, 0, 1)
+    gate = JournalGate()
+    (record,) = [c for c in gate.admit(run.leader.step(ManifestFate(1, "deposed", "log/9"), run.now)) if not isinstance(c, Say)]
+    assert isinstance(record, WriteJournal)
+    assert isinstance(record.entry, RunEnded)
+    assert gate.waiting == 4, "three TaskManagers to end, and the job"
 
 
 def test_a_superseded_leader_ends_nobodys_process() -> None:
