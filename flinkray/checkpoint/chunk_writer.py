@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from flinkray.checkpoint.base import ChunkRef, ObjectStore
 from flinkray.checkpoint.keys import DataKey
+from flinkray.checkpoint.rereads import sound
 from flinkray.checkpoint.sealing import seal, unseal
 from flinkray.errors import DamagedObjectError, KeyUnavailableError
 from flinkray.ids import KeyGroupRange
@@ -84,6 +85,10 @@ class ObjectBuilder:
 def read_chunk(store: ObjectStore, ref: ChunkRef, data_keys: Mapping[str, DataKey]) -> pa.Table:
     """The table that `ref` refers to, proved to be what was written. Raises DamagedObjectError naming the object (also when it is missing),
     KeyUnavailableError when its data key was not given, StorageError when storage does not answer."""
+    return sound(lambda: _read_chunk(store, ref, data_keys))
+
+
+def _read_chunk(store: ObjectStore, ref: ChunkRef, data_keys: Mapping[str, DataKey]) -> pa.Table:
     data_key = data_keys.get(ref.data_key)
     if data_key is None:
         raise KeyUnavailableError(f"data key {ref.data_key} of object {ref.object_name} was not given")

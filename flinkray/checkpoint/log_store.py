@@ -13,6 +13,7 @@ from flinkray.checkpoint.log_base import Appended, CheckpointLog, Claimed
 from flinkray.checkpoint.manifest import Manifest, decode_manifest, encode_manifest
 from flinkray.checkpoint.names import LOG_FOLDER, log_name, parse_log, wrapped_key_name
 from flinkray.checkpoint.patience import Patience
+from flinkray.checkpoint.rereads import settled, sound
 from flinkray.checkpoint.sealing import seal, unseal
 from flinkray.checkpoint.unfenced_log import UnfencedLog
 from flinkray.core.log_records import Draft, RecordFormatError, RecordHeader, RecordKind, decode, digest, encode, encode_header, place
@@ -72,7 +73,7 @@ class StorageLog(CheckpointLog):
         lost: DataKeyLostError | None = None
         for number in self.numbers():
             try:
-                entry, problem = self._entry(number, authenticate)
+                entry, problem = settled(lambda: self._entry(number, authenticate), lambda judged: bool(judged[0].damage))  # noqa: B023
             except FileNotFoundError:
                 continue  # retention was faster
             entries.append(entry)
@@ -82,6 +83,9 @@ class StorageLog(CheckpointLog):
         return fold(entries)
 
     def manifest(self, entry: LogEntry) -> Manifest:
+        return sound(lambda: self._manifest(entry))
+
+    def _manifest(self, entry: LogEntry) -> Manifest:
         name = log_name(entry.number)
         try:
             data = self.store.get(name)
@@ -248,7 +252,7 @@ class StorageLog(CheckpointLog):
         try:
             if self.store.create(log_name(command.number), data) is CreateOutcome.CREATED:
                 return Created(command.number, digest(data))
-            standing = self.store.get(log_name(command.number))
+            standing = settled(lambda: self.store.get(log_name(command.number)), _is_no_record)
         except FileNotFoundError:
             return Taken(command.number, "", "")  # taken a moment ago and freed since: retention of a newer owner
         except StorageError as error:
@@ -276,3 +280,11 @@ class StorageLog(CheckpointLog):
             payload = self._payload if draft.kind is RecordKind.MANIFEST else b""
             self._encoded[draft.token] = encode(header_bytes, seal(data_key.secret, header_bytes, payload))
         return self._encoded[draft.token]
+
+
+def _is_no_record(data: bytes) -> bool:
+    try:
+        decode(data)
+    except RecordFormatError:
+        return True
+    return False
