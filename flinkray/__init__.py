@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from flinkray.api.expressions import coalesce, col, lit, to_datetime, when
     from flinkray.api.job_handle import JobHandle, JobResult
     from flinkray.api.keyed_stream import KeyedStream, WindowedStream
+    from flinkray.api.state_tables import list_state, read_state
     from flinkray.api.stream import DataStream, DataStreamSink
     from flinkray.api.watermarks import Watermarks
     from flinkray.config import Checkpointing, HighAvailability, KeyEnv, KeyFile, Resources, RestartStrategy
@@ -79,7 +80,9 @@ __all__ = [
     "agg",
     "coalesce",
     "col",
+    "list_state",
     "lit",
+    "read_state",
     "sinks",
     "sources",
     "to_datetime",
@@ -93,6 +96,7 @@ _HOMES = {
     "flinkray.api.expressions": ("coalesce", "col", "lit", "to_datetime", "when"),
     "flinkray.api.job_handle": ("JobHandle", "JobResult"),
     "flinkray.api.keyed_stream": ("KeyedStream", "WindowedStream"),
+    "flinkray.api.state_tables": ("list_state", "read_state"),
     "flinkray.api.stream": ("DataStream", "DataStreamSink"),
     "flinkray.api.watermarks": ("Watermarks",),
     "flinkray.config": ("Checkpointing", "HighAvailability", "KeyEnv", "KeyFile", "Resources", "RestartStrategy"),

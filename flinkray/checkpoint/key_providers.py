@@ -68,9 +68,12 @@ class LocalKeyProvider(KeyProvider):
         return f"flinkray data key/{data_key_id}/{self._key_id}".encode()
 
 
-def resolve_provider(config: KeyConfig | None, storage_uri: str, announce: Callable[[str], None] | None = None) -> KeyProvider:
+def resolve_provider(
+    config: KeyConfig | None, storage_uri: str, announce: Callable[[str], None] | None = None, make: bool = True
+) -> KeyProvider:
     """The key for this storage: the configured one, else FLINKRAY_KEY (32 bytes base64, or else a path), else, for storage on this machine
-    only, `~/.flinkray/key`, made when missing and then told through `announce` (default: a line on stderr).
+    only, `~/.flinkray/key`, made when missing and then told through `announce` (default: a line on stderr); not with `make=False`, for
+    reading what is there.
 
     Raises ConfigError when there is none or it is no key; remote storage never gets a key made here, since losing this machine would lose
     everything.
@@ -101,7 +104,7 @@ def resolve_provider(config: KeyConfig | None, storage_uri: str, announce: Calla
             f"and give it as Checkpointing(key=KeyFile(...)) or in {KEY_VARIABLE}; it is not made by itself, since without it "
             "nothing in remote storage could be read again"
         )
-    return _default_provider(announce or _say)
+    return _default_provider(announce or _say, make)
 
 
 def generate_key_file(path: str) -> str:
@@ -130,9 +133,9 @@ def generate_key_file(path: str) -> str:
     return LocalKeyProvider(key, path).key_id
 
 
-def _default_provider(announce: Callable[[str], None]) -> KeyProvider:
+def _default_provider(announce: Callable[[str], None], make: bool) -> KeyProvider:
     path = os.path.join(flinkray_home(), "key")
-    if not os.path.exists(path):
+    if make and not os.path.exists(path):
         with contextlib.suppress(ConfigError):  # another process was first: its key is read below
             key_id = generate_key_file(path)
             announce(f"made checkpoint key {key_id} in {path}; without that file its checkpoints cannot be read")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from flinkray.checkpoint.base import ChunkRef
@@ -13,6 +13,7 @@ from flinkray.core.job_events import CheckpointContent
 from flinkray.core.messages import Counters, StateRef
 from flinkray.errors import DamagedObjectError, StorageError
 from flinkray.graph.job_graph import JobGraph
+from flinkray.graph.state_layout import StateLayout
 
 FORMAT = 1
 
@@ -77,6 +78,8 @@ class Manifest:
     """By sink uid, all that are prepared and not known to be committed (rule 14)."""
     counters: Counters
     stats: CheckpointStats
+    layouts: Mapping[str, StateLayout] = field(default_factory=dict)
+    """By operator uid, where the graph tells it: what its keyed state means (`read_state`)."""
 
     @classmethod
     def of(cls, content: CheckpointContent, run: RunFacts, created_at_us: int, stats: CheckpointStats) -> Manifest:
@@ -98,6 +101,7 @@ class Manifest:
             content.transactions,
             content.counters,
             stats,
+            {operator.uid: layout for operator, _ in operators if (layout := StateLayout.of(operator)) is not None},
         )
 
     def content(self) -> CheckpointContent:
@@ -128,6 +132,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
     values["stats"] = asdict(manifest.stats)
     values["operators"] = dict(manifest.operators)
     values["parallelism"] = dict(manifest.parallelism)
+    values["layouts"] = {uid: layout.to_json() for uid, layout in manifest.layouts.items()}
     values["transactions"] = {uid: [dict(one) for one in prepared] for uid, prepared in manifest.transactions.items()}
     return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
@@ -144,6 +149,7 @@ def decode_manifest(data: bytes, object_name: str) -> Manifest:
         values["states"] = tuple(_state_from_json(state) for state in values["states"])
         values["counters"] = Counters(**values["counters"])
         values["stats"] = CheckpointStats(**values["stats"])
+        values["layouts"] = {uid: StateLayout.from_json(layout) for uid, layout in values.get("layouts", {}).items()}
         values["transactions"] = {uid: tuple(prepared) for uid, prepared in values["transactions"].items()}
         return Manifest(**values)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -1,0 +1,54 @@
+"""Stored state as Arrow tables: for a notebook, a check, or a repair. Works without Ray and without a running job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from flinkray.config import KeyConfig
+
+
+def read_state(
+    storage: str,
+    app: str,
+    operator: str,
+    at: str | int = "latest",
+    key: Any = None,
+    state: str | None = None,
+    encryption_key: KeyConfig | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> pa.Table:
+    """The keyed state of one operator: key columns, `window_start` and `window_end` where there is a window, and each aggregate under its
+    name, as its answer would be now.
+
+    `storage`: as in `Checkpointing`. `operator`: its uid. `at`: "latest", or a checkpoint's id. `key`: only this key, a value, or a tuple
+    for several key columns. `state`: instead of the decoded table the chunks of this named state as they were written, with `_subtask`
+    and `_chunk`. `encryption_key`: what sealed it, `KeyFile` or `KeyEnv`; else FLINKRAY_KEY, or the key in the home folder.
+
+    A window's row is there while the window is open (for a sliding window one row per open window). Tables of pyarrow go to pandas with
+    `.to_pandas()`, to Polars with `polars.from_arrow`, and DuckDB queries them by name.
+
+    Raises UsageError and RestoreError (an unknown application, checkpoint, operator, or state that has no decoded form),
+    KeyUnavailableError, DamagedObjectError, StorageError.
+    """
+    from flinkray.runtime.inspection import open_saved
+    from flinkray.runtime.inspection import read_state as read
+
+    return read(open_saved(storage, app, at, encryption_key, storage_options), operator, key, state)
+
+
+def list_state(
+    storage: str,
+    app: str,
+    at: str | int = "latest",
+    encryption_key: KeyConfig | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> pa.Table:
+    """What state a checkpoint holds: a row for each operator, named state and subtask, with key groups (null for list state), stored
+    rows (deltas included) and sealed bytes. Arguments and errors as for `read_state`."""
+    from flinkray.runtime.inspection import list_state as listed
+    from flinkray.runtime.inspection import open_saved
+
+    return listed(open_saved(storage, app, at, encryption_key, storage_options))
