@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from flinkray.columns import MIN_WATERMARK
+from flinkray.columns import MAX_WATERMARK, MIN_WATERMARK
 from flinkray.errors import ProtocolError
 
 
@@ -136,6 +136,8 @@ class Alignment:
             return [BecomeIdle()]
         self._is_idle = False
         smallest = min(counting)
+        if smallest == MAX_WATERMARK and self._idle:
+            return []  # the end of time leaves nobody out: what an idle task still holds comes with its own end, and would be late
         if smallest <= self._watermark:
             return []
         self._watermark = smallest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from flinkray.columns import MAX_WATERMARK
 from flinkray.core.alignment import AdvanceWatermark, Alignment, AllEnded, BecomeIdle, TakeSnapshot
 from flinkray.errors import ProtocolError
 
@@ -98,3 +99,16 @@ def test_an_ended_channel_holds_no_event_time_and_still_carries_barriers() -> No
     assert alignment.on_barrier("a", 1) == [TakeSnapshot(1)]
     assert alignment.on_end("a") == [AllEnded()]
     assert alignment.on_end("a") == []
+
+
+def test_the_end_of_one_input_is_not_the_end_of_time_while_another_is_idle() -> None:
+    """Found in simulation (hot-items, swarm seed 107): after a restore a reader without splits was idle for a moment, a task that still held
+    windows became idle with it, and the next task took the other's end for the end of time: those windows were late, and lost."""
+    alignment = Alignment("ab")
+    alignment.on_watermark("a", 10, idle=False)
+    assert alignment.on_watermark("b", 0, idle=True) == [AdvanceWatermark(10)]
+    assert alignment.on_watermark("a", MAX_WATERMARK, idle=False) == []
+    assert alignment.on_end("a") == [BecomeIdle()]
+    assert alignment.on_watermark("b", 50, idle=False) == [AdvanceWatermark(50)], "b had more to say"
+    assert alignment.on_watermark("b", MAX_WATERMARK, idle=False) == [AdvanceWatermark(MAX_WATERMARK)]
+    assert alignment.on_end("b") == [AllEnded()]
