@@ -56,8 +56,8 @@ class Checkers:
         self._checkpoints: dict[int, str] = {}
         self._task_managers: dict[str, tuple[tuple[int, int], int]] = {}
         self._epochs: dict[str, tuple[tuple[int, int], int]] = {}
+        self._elections: dict[int, int] = {}
         self._states: dict[tuple[str, str], str] = {}
-        self._claim = 0
         self._abandoned: set[str] = set()
         disk.on_write = self._on_write
         disk.on_delete = self._on_delete
@@ -98,6 +98,13 @@ class Checkers:
             self.violated("epochs and attempts only grow", f"{process.name} went from {before} to {(rank, core.attempt)}")
         self._epochs[core.token] = (rank, core.attempt)
 
+    def leads(self, process: JobManagerProcess, election: int, journal_forgot: bool) -> None:
+        """Elections of a run only grow, unless the journal itself forgot some."""
+        before = self._elections.get(process.run.number, 0)
+        if election <= before and not journal_forgot:
+            self.violated("elections only grow", f"{process.name} leads by election {election}; {before} was won already")
+        self._elections[process.run.number] = max(before, election)
+
     def event(self, event: JobEvent) -> None:
         if isinstance(event, ManifestFate):
             self.coverage[f"manifest {event.fate}"] += 1
@@ -112,13 +119,11 @@ class Checkers:
             self.deployments.add((command.epoch.claim, command.attempt))
 
     def opened(self, process: JobManagerProcess, event: Opened | Adopted) -> None:
-        used = max((header.checkpoint for header in self._headers.values()), default=0)
-        if event.next_checkpoint <= used and isinstance(event, Opened):
+        if isinstance(event, Adopted):
+            return
+        used = max((header.checkpoint for number, header in self._headers.items() if number < event.claim), default=0)
+        if event.next_checkpoint <= used:
             self.violated("ids never repeat", f"{process.name} would begin with checkpoint {event.next_checkpoint}; {used} is in the log")
-        if isinstance(event, Opened) and event.claim <= self._claim:
-            self.violated("claims only grow", f"{process.name} got claim {event.claim} after {self._claim}")
-        if isinstance(event, Opened):
-            self._claim = event.claim
 
     def _cover(self, who: str, what: str, state: str) -> None:
         if self._states.get((who, what)) != state:
@@ -133,7 +138,7 @@ class Checkers:
         assert core is not None
         key = (core.claim or 0, content.checkpoint, content.attempt)
         known = self._wanted.setdefault(key, content)
-        if (known.states, known.transactions) != (content.states, content.transactions):  # a new leader may want what the old one wanted
+        if _facts(known) != _facts(content):  # a new leader may want what the old one wanted
             self.violated("ids never repeat", f"{process.name} completes another checkpoint {content.checkpoint}")
         for state in content.states:
             for chunk in state.chunks:
@@ -214,3 +219,8 @@ class Checkers:
         self.abandoned |= {entry.header.checkpoint for entry in later}
         kept = frozenset().union(*(e.transactions for e in self.complete.values() if e.header.checkpoint not in self.abandoned))
         self._abandoned |= frozenset().union(*(entry.transactions for entry in later)) - kept
+
+
+def _facts(content: CheckpointContent) -> tuple[object, ...]:
+    """What is the same for all who have the acknowledgements, in whatever order they came."""
+    return content.states, content.counters, {uid: sorted(t["name"] for t in prepared) for uid, prepared in content.transactions.items()}

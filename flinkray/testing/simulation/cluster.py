@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, replace
 
 from flinkray.checkpoint.names import log_name, parse_log
@@ -43,6 +44,8 @@ class Plan:
 
     bundle: JobBundle
     output_key: str
+    rescaled: tuple[JobBundle, ...] = ()
+    """The same job at other parallelisms."""
     expected: Rows | None = None
     """The failure-free answer, once it is known."""
     calm_s: float = 60.0
@@ -193,6 +196,15 @@ class Cluster:
         for index in range(1 + self.plan.standbys):
             self.start_job_manager(run, index)
 
+    def rescale(self, rng: random.Random) -> str:
+        """Start the job at another parallelism, with or without stopping what runs."""
+        self.bundle = rng.choice([bundle for bundle in (self.plan.bundle, *self.plan.rescaled) if bundle is not self.bundle])
+        stopped = rng.random() < 0.5
+        if stopped:
+            self._stop_all()
+        self.submit_soon()
+        return f"to parallelism {self.bundle.config.parallelism}{'' if stopped else ', while it runs'}"
+
     def submit_soon(self, after_s: float = RESUBMIT_S) -> None:
         if not self._submitting and not self.finished:
             self._submitting = True
@@ -200,21 +212,24 @@ class Cluster:
 
     def restore_older(self, checkpoint: int) -> None:
         """Stop everything, take the output back, and start from an older checkpoint."""
-        for run in self.runs:
-            run.status = run.status or JobStatus.CANCELLED
-        for process in self.processes():
-            process.end()
-        self._starting.clear()
+        self._stop_all()
         self.output.take_back(checkpoint)
         self.checkers.taken_back(checkpoint)
         self._restore, self._restore_claim = f"checkpoint:{checkpoint}", max(self.log_numbers())
         self.submit_soon()
 
+    def _stop_all(self) -> None:
+        for run in self.runs:
+            run.status = run.status or JobStatus.CANCELLED
+        for process in self.processes():
+            process.end()
+        self._starting.clear()
+
     def on_run_over(self, run: Run, status: JobStatus, error: object) -> None:
         if run.over:
             return
         run.status = status
-        if status is JobStatus.FINISHED or self.has_finished():
+        if self.finished or status is JobStatus.FINISHED or self.has_finished():
             self.finished = True
             return
         self.failures.append(f"run {run.number}: {type(error).__name__}: {error}")

@@ -72,6 +72,7 @@ class Faults:
     journal_back: float = _fault("second", 0.15, "the journal forgets its newest slots")
     # -- people --
     resubmit: float = _fault("second", 0.15, "the job is started again elsewhere while it runs")
+    rescale: float = _fault("second", 0.15, "the job is started again at another parallelism")
     restore_older: float = _fault("second", 0.1, "the job is stopped, its output taken back to an older checkpoint, and started from there")
 
     _swarm: bool = field(default=False, metadata={"unit": None})
@@ -109,9 +110,8 @@ class Faults:
         for kind in KINDS.values():
             take, strength = rng.random() < 0.3, kind.typical * 10 ** rng.uniform(-0.6, 0.4)
             rates[kind.name] = strength if take else 0.0
-        if not any(rates[kind.name] for kind in KINDS.values() if kind.restarts):
-            kind = rng.choice([kind for kind in KINDS.values() if kind.restarts])
-            rates[kind.name] = kind.typical
+        certain = rng.choice([kind for kind in KINDS.values() if kind.restarts and kind.unit == "second"])
+        rates[certain.name] = max(rates[certain.name], 2.0)
         return replace(Faults.none(), **_given(rates))
 
 

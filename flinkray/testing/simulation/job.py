@@ -26,13 +26,16 @@ BuildJob = Callable[["StreamEnvironment"], "DataStream | None"]
 
 APPLICATION = "simulated"
 
+OTHER_PARALLELISMS = (1, 3)
+"""What `rescale` chooses from."""
+
 
 @dataclass(frozen=True)
 class Settings:
     """What is simulated besides the job: everything that the failure-free answer may depend on."""
 
     parallelism: int = 2
-    checkpoint_interval: str = "150ms"
+    checkpoint_interval: str = "100ms"
     retained: int = 2
     spares: int = 1
     standbys: int = 1
@@ -57,9 +60,15 @@ def remember(build_job: BuildJob, settings: Settings, plan: Plan) -> None:
 
 
 def _plan(build_job: BuildJob, settings: Settings) -> Plan:
+    key = f"output-{next(_keys)}"
+    others = [parallelism for parallelism in OTHER_PARALLELISMS if parallelism != settings.parallelism]
+    bundle, *rescaled = (_bundle(build_job, replace(settings, parallelism=p), key) for p in (settings.parallelism, *others))
+    return Plan(bundle, key, tuple(rescaled), standbys=settings.standbys)
+
+
+def _bundle(build_job: BuildJob, settings: Settings, key: str) -> JobBundle:
     from flinkray.api.environment import StreamEnvironment
 
-    key = f"output-{next(_keys)}"
     env = StreamEnvironment(
         APPLICATION,
         parallelism=settings.parallelism,
@@ -76,7 +85,7 @@ def _plan(build_job: BuildJob, settings: Settings) -> Plan:
         stream.sink_to(SimulatedSink(key), uid="simulated")
     graph = _rehearsed(env.job_graph(), key, settings.rows)
     config = replace(env.config, heartbeat_timeout="2s", orphan_timeout="20s", runtime="ray")
-    return Plan(JobBundle(graph, config, APPLICATION), key, standbys=settings.standbys)
+    return JobBundle(graph, config, APPLICATION)
 
 
 def _rehearsed(graph: JobGraph, key: str, rows: int | None) -> JobGraph:

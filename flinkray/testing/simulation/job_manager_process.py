@@ -58,11 +58,11 @@ if TYPE_CHECKING:
     from flinkray.testing.simulation.cluster import Cluster, Run
 
 TICK_S = 0.05
-CALL_AGAIN_S = 1.0
+CALL_AGAIN_S = 0.4
 """A call without an answer is made again after this."""
 
 LEASE_S = 2.0
-SNAPSHOT_INTERVAL = 8
+SNAPSHOT_INTERVAL = 4
 """Records between two snapshots of the journal: few, so that every run has some."""
 
 _KEY = LocalKeyProvider(b"simulated".ljust(KEY_BYTES), "the simulation's key")
@@ -102,6 +102,8 @@ class _Peer:
     started: bool = False
     heard: int = 0
     call: int = 0
+    lost: bool = False
+    """Not asked any more; ended when the core has put that into the journal."""
     asked_at: float = 0.0
     answered_at: float = 0.0
 
@@ -184,6 +186,7 @@ class JobManagerProcess(Process):
         reign = self.reign = _Reign(self, self._cluster, self.run.bundle, lead.token)
         self._watched = None
         self.note(f"leads run {self.run.number}, election {lead.election}, claim {lead.view.claim}")
+        self._cluster.checkers.leads(self, lead.election, self._cluster.injector.counts["journal_back"] > 0)
         self._give(TakeOver(lead.view))
         if lead.view.claim is None:
             reign.io.run(reign.storage.open, lambda result: self._on_opened(reign, result))
@@ -206,8 +209,10 @@ class JobManagerProcess(Process):
             return
 
         def arrive() -> None:
-            leads = leader.leads and leader.leadership.state is LeadershipState.LEADING
-            event = Beat(watch.election) if leads else WatchBroke(watch.election)
+            state = leader.leadership.state
+            if state is LeadershipState.ELECTING:
+                return  # it does not know yet whether it leads
+            event = Beat(watch.election) if state is LeadershipState.LEADING else WatchBroke(watch.election)
             self._cluster.network.message(leader, self, lambda: self._lead(event))
 
         self._cluster.network.message(self, leader, arrive)
@@ -287,7 +292,7 @@ class JobManagerProcess(Process):
 
     def _send(self, reign: _Reign, instance: str, command: Command) -> None:
         peer = reign.peers.get(instance)
-        if peer is None or not peer.started:
+        if peer is None or not peer.started or peer.lost:
             return
         body = command.body
         secrets = None
@@ -316,12 +321,19 @@ class JobManagerProcess(Process):
         if self.reign is not None and not self.reign.over:
             now = self.monotonic()
             peer = self.reign.peers[process.instance] = _Peer(process, answered_at=now)
-            self._call(peer, now)
+            self._call(self.reign, peer, now)
 
     def on_death(self, process: TaskManagerProcess, reason: str) -> None:
         """The open call failed."""
-        if self.reign is not None and self.reign.peers.pop(process.instance, None) is not None:
-            self._give(WorkerLost(process.instance, "process", reason))
+        peer = self.reign.peers.get(process.instance) if self.reign is not None else None
+        if peer is not None:
+            self._lose(peer, reason)
+
+    def _lose(self, peer: _Peer, reason: str) -> None:
+        """A leader that was frozen sees silence, too: it is deposed by the journal before it ends what its successor leads."""
+        if not peer.lost:
+            peer.lost = True
+            self._give(WorkerLost(peer.process.instance, "process", reason))
 
     def _attach(self, reign: _Reign, instance: str) -> None:
         process = self._cluster.task_managers.get(instance)
@@ -330,25 +342,31 @@ class JobManagerProcess(Process):
         else:
             self.on_task_manager(process)
 
-    def _call(self, peer: _Peer, now: float) -> None:
+    def _call(self, reign: _Reign, peer: _Peer, now: float) -> None:
         peer.call += 1
         peer.asked_at = now
-        call, heard, started = peer.call, peer.heard, peer.started
+        call, heard, started, epoch = peer.call, peer.heard, peer.started, reign.core.epoch
 
         def arrive() -> None:
-            def answered(reports: list[tuple[int, Report]], stats: Report | None) -> None:
-                self._cluster.network.message(peer.process, self, lambda: self._on_answer(peer, call, reports, stats))
+            def answered(reports: list[tuple[int, Report]], stats: Report | None, refused: str = "") -> None:
+                deliver = lambda: self._on_answer(reign, peer, call, reports, stats, refused)  # noqa: E731
+                self._cluster.network.message(peer.process, self, deliver)
 
             if started:
-                peer.process.poll(self.name, heard, answered)
+                peer.process.poll(f"{self.name}/{epoch.rank}", heard, epoch, answered)
             else:
                 answered([], None)
 
         self._cluster.network.message(self, peer.process, arrive)
 
-    def _on_answer(self, peer: _Peer, call: int, reports: list[tuple[int, Report]], stats: Report | None) -> None:
+    def _on_answer(
+        self, reign: _Reign, peer: _Peer, call: int, reports: list[tuple[int, Report]], stats: Report | None, refused: str
+    ) -> None:
         instance = peer.process.instance
-        if self.reign is None or self.reign.peers.get(instance) is not peer:
+        if self.reign is not reign or reign.peers.get(instance) is not peer or peer.lost:
+            return
+        if refused:
+            self._lose(peer, refused)
             return
         peer.answered_at = self.monotonic()
         if not peer.started:
@@ -360,16 +378,16 @@ class JobManagerProcess(Process):
                 self._give(report)
         if stats is not None:
             self._give(stats)
-        if call == peer.call:
-            self._call(peer, self.monotonic())
+        if call == peer.call and self.reign is reign:
+            self._call(reign, peer, self.monotonic())
 
     def _look_after(self, reign: _Reign, peer: _Peer, now: float) -> None:
+        if peer.lost:
+            return
         if now - peer.answered_at > self._cluster.heartbeat_timeout_s + POLL_S:
-            del reign.peers[peer.process.instance]
-            self._cluster.network.message(self, peer.process, peer.process.end)
-            self._give(WorkerLost(peer.process.instance, "process", f"no answer for {now - peer.answered_at:.1f} s"))
+            self._lose(peer, f"no answer for {now - peer.answered_at:.1f} s")
         elif now - peer.asked_at > CALL_AGAIN_S:
-            self._call(peer, now)
+            self._call(reign, peer, now)
 
     def _kill(self, reign: _Reign, instance: str) -> None:
         peer = reign.peers.pop(instance, None)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flinkray.api.environment import StreamEnvironment
     from flinkray.api.stream import DataStream
 
-ROWS = 200
+ROWS = 120
 RATE = 250.0
 SPLITS = 8
 

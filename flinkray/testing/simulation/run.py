@@ -17,7 +17,7 @@ from flinkray.testing.simulation.virtual import virtual_time
 LIVENESS_S = 120.0
 """After the storm the job must finish within so much virtual time."""
 
-STORM_FACTOR = 1.5
+STORM_LEAST, STORM_MOST = 1.2, 6.0
 """The storm lasts so many times as long as the job takes without failures."""
 
 AFTERMATH_S = 1.0
@@ -65,10 +65,10 @@ def _run(plan: Plan, seed: int, faults: Faults, only: frozenset[tuple[str, int]]
     cluster = Cluster(plan, seed, faults, only)
     world, checkers = cluster.world, cluster.checkers
     with virtual_time(world):
-        storm = Storm(cluster, STORM_FACTOR * plan.calm_s)
+        storm = Storm(cluster, STORM_LEAST * plan.calm_s, STORM_MOST * plan.calm_s)
         cluster.submit()
         try:
-            world.run(lambda: cluster.finished or bool(checkers.violations), STORM_FACTOR * plan.calm_s + LIVENESS_S)
+            world.run(lambda: cluster.finished or bool(checkers.violations), STORM_MOST * plan.calm_s + LIVENESS_S)
             finished_at = world.now
             if cluster.finished and not checkers.violations:
                 storm.end()

@@ -9,15 +9,17 @@ from flinkray.testing.simulation.faults import Injected
 from flinkray.testing.simulation.network import between, isolation, zone_border
 from flinkray.testing.simulation.world import Process
 
-CALM_BEFORE_S = 0.25
-"""Nothing happens so early: there is nothing yet."""
+WANTED_CHECKPOINTS = 4
+LOOK_S = 0.2
 
 
 class Storm:
-    """Schedules every fault that has times of its own."""
+    """Schedules every fault that has times of its own. Lasts for `least_s`, and until something could be broken: `WANTED_CHECKPOINTS` are
+    complete; but for `most_s` at most."""
 
-    def __init__(self, cluster: Cluster, until_s: float) -> None:
+    def __init__(self, cluster: Cluster, least_s: float, most_s: float) -> None:
         self._cluster = cluster
+        self._most_s = most_s
         actions = {
             "reset": self._reset,
             "cut": self._cut,
@@ -34,11 +36,19 @@ class Storm:
             "journal_back": self._journal_back,
             "resubmit": self._resubmit,
             "restore_older": self._restore_older,
+            "rescale": self._rescale,
         }
         cluster.injector.storm = True
         for kind, action in actions.items():
-            cluster.injector.schedule(kind, until_s, action)
-        cluster.world.schedule(until_s, self.end)
+            cluster.injector.schedule(kind, most_s, action)
+        cluster.world.schedule(least_s, self._look)
+
+    def _look(self) -> None:
+        enough = self._cluster.checkers.completed >= WANTED_CHECKPOINTS
+        if enough or self._cluster.world.now >= self._most_s:
+            self.end()
+        else:
+            self._cluster.world.schedule(LOOK_S, self._look)
 
     def end(self) -> None:
         """All is well again: what is left must finish by itself."""
@@ -167,6 +177,9 @@ class Storm:
         self._cluster.submit_soon(0.0)
         return "started again while it runs"
 
+    def _rescale(self, fault: Injected, rng: random.Random) -> str:
+        return self._cluster.rescale(rng) if self._cluster.plan.rescaled and not self._cluster.finished else ""
+
     def _restore_older(self, fault: Injected, rng: random.Random) -> str:
         cluster = self._cluster
         numbers = set(cluster.log_numbers())
@@ -174,7 +187,7 @@ class Storm:
         standing = sorted({e.header.checkpoint for number, e in known if number in numbers} - cluster.checkers.abandoned)
         if len(standing) < 2 or cluster.finished:
             return ""
-        checkpoint = rng.choice(standing[:-1])
+        checkpoint = standing[-2]  # the sweep that is on its way leaves this one
         cluster.restore_older(checkpoint)
         return f"checkpoint {checkpoint} of {standing}"
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flinkray.core.messages import Command, Report
-from flinkray.errors import ProtocolError
+from flinkray.core.messages import Command
+from flinkray.errors import DeposedError, ProtocolError
+from flinkray.ids import Epoch
 from flinkray.runtime.task_manager import MAX_WAIT_S, Secrets, TaskManager
 from flinkray.testing.simulation.exchange import SimulatedExchange
 from flinkray.testing.simulation.lane import Lane
@@ -16,16 +17,17 @@ from flinkray.testing.simulation.world import Process
 if TYPE_CHECKING:
     from flinkray.testing.simulation.cluster import Cluster
 
-STEP_S = 0.003
+STEP_S = 0.005
 """A turn of the mailbox with something to do; what arrives meanwhile is taken in together."""
 
-IDLE_S = 0.01
+IDLE_S = 0.02
 """The shortest sleep of a mailbox with nothing to do."""
 
 POLL_S = 0.5
 """How long a poll is kept open when there is nothing to say."""
 
-Answer = Callable[[list[tuple[int, Report]], Report | None], None]
+Answer = Callable[..., None]
+"""Takes numbered reports, the newest Stats or None, and why the asker is refused."""
 
 
 @dataclass
@@ -33,6 +35,7 @@ class _Call:
     """A `poll` that a JobManager has open here."""
 
     after: int
+    epoch: Epoch
     deadline: float
     answer: Answer
 
@@ -58,10 +61,10 @@ class TaskManagerProcess(Process):
         self._heard_of_leader = self.monotonic()
         self.task_manager.submit(command, secrets)
 
-    def poll(self, caller: str, after: int, answer: Answer) -> None:
+    def poll(self, caller: str, after: int, epoch: Epoch, answer: Answer) -> None:
         """`answer` gets reports with numbers above `after` as soon as there are any, or nothing after a while."""
         self._heard_of_leader = self.monotonic()
-        self._calls[caller] = _Call(after, self.world.now + POLL_S, answer)
+        self._calls[caller] = _Call(after, epoch, self.world.now + POLL_S, answer)
         self._answer()
         self.wake(POLL_S)
 
@@ -95,7 +98,12 @@ class TaskManagerProcess(Process):
 
     def _answer(self) -> None:
         for caller, call in list(self._calls.items()):
-            reports, stats = self.task_manager.poll(call.after, 0.0)
+            try:
+                reports, stats = self.task_manager.poll(call.after, 0.0, call.epoch)
+            except DeposedError as error:
+                del self._calls[caller]
+                call.answer([], None, str(error))
+                continue
             if reports or stats is not None or self.world.now >= call.deadline:
                 del self._calls[caller]
                 call.answer(reports, stats)
