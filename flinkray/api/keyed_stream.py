@@ -10,8 +10,10 @@ from flinkray.api.environment import StreamEnvironment
 from flinkray.api.stream import DataStream
 from flinkray.config import Duration, duration_us
 from flinkray.errors import PlanError
+from flinkray.graph.joins import How
 from flinkray.graph.logical import LogicalNode
 from flinkray.graph.planner_uids import check_uid
+from flinkray.graph.resolve_joins import interval, join_node
 from flinkray.graph.resolve_keyed import AggregateCall, aggregate_node, require_event_time, top_n_node
 from flinkray.graph.windows import SessionWindow, SlidingWindow, TumblingWindow, Window
 
@@ -37,6 +39,25 @@ class KeyedStream:
     def window(self, assigner: Window) -> WindowedStream:
         """Aggregate per window: `fr.windows.Tumbling(...)`, `Sliding(...)` or `Session(...)`."""
         return WindowedStream(self._environment, self._node, self.keys, assigner)
+
+    def interval_join(self, other: KeyedStream, lower: Duration, upper: Duration, how: How = "inner") -> DataStream:
+        """Rows of this stream with those rows of the other that have the same key and `lower` to `upper` later event time, both bounds
+        included: `("-5s", "0s")` are the five seconds before.
+
+        Rows: the key columns under this stream's names, its other columns, then the other stream's (with the suffix `_right` where a
+        name is taken); the event time is the larger of both. `how`: "inner", or "left", "right", "full" for rows that find no partner
+        as well, padded with nulls; they come out when their interval is over.
+        """
+        _check_side(self, other, "interval_join")
+        node = join_node(self._node, self.keys, other._node, other.keys, how, interval(lower, upper))
+        return DataStream(self._environment, node)
+
+
+def _check_side(stream: KeyedStream | WindowedStream, other: KeyedStream, what: str) -> None:
+    if not isinstance(other, KeyedStream):
+        raise PlanError(f"{what}: the other side is {other!r}, not a keyed stream; write other.key_by('column')")
+    if other._environment is not stream._environment:
+        raise PlanError(f"{what}: the streams belong to different environments")
 
 
 @dataclass(frozen=True)
@@ -77,6 +98,18 @@ class WindowedStream:
         if any(len(item) != 2 for item in order):
             raise PlanError(f"top_n: by={by!r}: give column names, or pairs like ('price', 'asc')")
         return DataStream(self._environment, top_n_node(self._node, self.keys, n, order, **self._window()))
+
+    def join(self, other: KeyedStream, how: How = "inner") -> DataStream:
+        """Rows of this stream with rows of the other that have the same key and lie in the same tumbling or sliding window.
+
+        Rows: the key columns under this stream's names, `window_start`, `window_end`, the other columns of this stream, then those of
+        the other (with the suffix `_right` where a name is taken). `how`: "inner", or "left", "right", "full" for rows that find no
+        partner in a window as well, padded with nulls. Null keys match nothing.
+        """
+        _check_side(self, other, "join")
+        if self._lateness_us or self._late_tag is not None:
+            raise PlanError("join: a window is joined once, when it ends; leave out allowed_lateness and side_output_late")
+        return DataStream(self._environment, join_node(self._node, self.keys, other._node, other.keys, how, self.assigner))
 
     def _window(self) -> dict[str, Any]:
         return {"window": self.assigner, "lateness_us": self._lateness_us, "late_tag": self._late_tag}

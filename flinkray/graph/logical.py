@@ -17,6 +17,7 @@ from flinkray.columns import CHANGE, EVENT_TIME
 from flinkray.connectors.base import DEAD_LETTER, Sink, Source
 from flinkray.expressions import Expression
 from flinkray.graph.aggregates import Aggregate
+from flinkray.graph.joins import Join
 from flinkray.graph.windows import WatermarkStrategy, Window
 
 DEAD_LETTER_TAG = "dead_letter"
@@ -202,6 +203,16 @@ class TopNNode(KeyedNode):
 
     by: tuple[tuple[str, str], ...]
     n: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class JoinNode(LogicalNode):
+    """Rows of two keyed streams that meet in a window or an interval of event time."""
+
+    kind: ClassVar[str] = "join"
+    stateful: ClassVar[bool] = True
+
+    join: Join
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -31,7 +31,7 @@ def chain(drafts: Sequence[Draft]) -> tuple[tuple[JobVertex, ...], tuple[JobEdge
                 target = ToEdge(len(edges))
                 source = place[link.port.draft][0]
                 schema = link.port.rows.physical()
-                edges.append(JobEdge(len(edges), source, place[draft][0], 0, link.partitioning, schema))
+                edges.append(JobEdge(len(edges), source, place[draft][0], link.input, link.partitioning, schema))
             routes[link.port.draft].append(Route(target, link.port.tag))
     made = tuple(
         JobVertex(index, tuple(_spec(draft, routes[draft]) for draft in members), members[0].parallelism)

@@ -9,6 +9,7 @@ from flinkray.graph.logical import (
     AggregateNode,
     FilterNode,
     FunctionNode,
+    JoinNode,
     KeyedNode,
     LogicalNode,
     ProjectNode,
@@ -71,6 +72,10 @@ def _asks(node: LogicalNode, found: Mapping[OutputKey, Need]) -> Iterator[tuple[
     if isinstance(node, SideOutputNode):
         yield (node.inputs[0].serial, node.tag), need
         return
+    if isinstance(node, JoinNode):
+        for stream, asked in zip(node.inputs, join_needs(node, need), strict=True):
+            yield (stream.serial, None), asked
+        return
     for stream in node.inputs:
         yield (stream.serial, None), input_need(node, need, found)
 
@@ -99,6 +104,14 @@ def input_need(node: LogicalNode, need: Need, found: Mapping[OutputKey, Need]) -
             return all_columns(node.inputs[0].rows)
         case _:  # union, rebalance
             return Need(need.columns and frozenset(kept(node.rows, need)), need.event_time)
+
+
+def join_needs(node: JoinNode, need: Need) -> tuple[Need, Need]:
+    """What a join uses of its left and of its right rows."""
+    join, names = node.join, frozenset(kept(node.rows, need))
+    left = {column.left for column in join.columns if column.name in names and column.left is not None}
+    right = {column.right for column in join.columns if column.name in names and column.right is not None}
+    return Need(frozenset(left.union(join.left_keys)), event_time=True), Need(frozenset(right.union(join.right_keys)), event_time=True)
 
 
 def _late(node: KeyedNode, found: Mapping[OutputKey, Need]) -> Need:

@@ -30,6 +30,8 @@ class Link:
 
     port: Port
     partitioning: Partitioning | None = None
+    input: int = 0
+    """Which input of the operator it feeds."""
 
 
 @dataclass(eq=False)

@@ -14,6 +14,7 @@ from flinkray.graph.job_graph import Forward, Rebalance
 from flinkray.graph.logical import LogicalNode, RowType
 from flinkray.graph.planner_columns import Need, OutputKey, all_columns, input_need, kept
 from flinkray.graph.planner_drafts import Draft, Drafts, Link, Port
+from flinkray.graph.planner_joins import lower_join
 from flinkray.graph.planner_keyed import lower_aggregate, lower_top_n
 from flinkray.graph.resolve import written_schema
 
@@ -86,6 +87,9 @@ class Lowering:
                 return lower_aggregate(self, node)
             case logical.TopNNode():
                 return lower_top_n(self, node)
+            case logical.JoinNode():
+                left, right = (self._ports[stream.serial] for stream in node.inputs)
+                return lower_join(self, node, (left, right))
             case logical.SinkNode():
                 return self._sink(node)
             case _:

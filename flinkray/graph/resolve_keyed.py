@@ -51,7 +51,7 @@ def aggregate_node(
     emit: str | Duration = "final",
 ) -> AggregateNode:
     """Rows of keys, `window_start` and `window_end` if there is a window, and the aggregates."""
-    schema = _require_schema(stream, "aggregate")
+    schema = require_schema(stream, "aggregate")
     if window is not None:
         require_event_time(stream, "window")
     if not calls:
@@ -122,7 +122,7 @@ def top_n_node(
     late_tag: str | None = None,
 ) -> TopNNode:
     """The rows themselves; with `window_start` and `window_end` unless they have such columns from the window that made them."""
-    schema = _require_schema(stream, "top_n")
+    schema = require_schema(stream, "top_n")
     require_event_time(stream, "window")
     if isinstance(window, SessionWindow):
         raise PlanError("top_n: give it tumbling or sliding windows; sessions have no common end")
@@ -176,7 +176,7 @@ def check_emit(emit: str | Duration) -> Emit:
     return seconds
 
 
-def _require_schema(stream: LogicalNode, what: str) -> pa.Schema:
+def require_schema(stream: LogicalNode, what: str) -> pa.Schema:
     """State needs types: a function before that does not say what it gives is named."""
     if stream.rows.schema is not None:
         return stream.rows.schema

@@ -24,6 +24,8 @@ _CLASSES = {
     "window_aggregate": "window_aggregate:WindowAggregateOperator",
     "keyed_aggregate": "keyed_aggregate:KeyedAggregateOperator",
     "window_top_n": "window_top_n:WindowTopNOperator",
+    "interval_join": "interval_join:IntervalJoinOperator",
+    "window_join": "window_join:WindowJoinOperator",
     "sink": "sink:SinkOperator",
 }
 _SESSIONS = "session_aggregate:SessionAggregateOperator"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from flinkray.connectors.csv import CsvSource
 from flinkray.graph.job_graph import JobGraph
+from flinkray.graph.joins import Join
 from flinkray.graph.windows import SessionWindow
-from flinkray.state.warm import CSV, KEYED, SESSIONS
+from flinkray.state.warm import CSV, JOINS, KEYED, SESSIONS
 
 
 def kernel_groups(graph: JobGraph) -> tuple[str, ...]:
@@ -16,4 +17,6 @@ def kernel_groups(graph: JobGraph) -> tuple[str, ...]:
         groups.append(SESSIONS)
     if any(isinstance(value, CsvSource) for value in values):
         groups.append(CSV)
+    if any(isinstance(value, Join) for value in values):
+        groups.append(JOINS)
     return tuple(groups)

@@ -15,9 +15,14 @@ from importlib import import_module
 
 from flinkray.state.cache import complete_marker
 
-KEYED, SESSIONS, CSV = "keyed", "sessions", "csv"
+KEYED, SESSIONS, CSV, JOINS = "keyed", "sessions", "csv", "joins"
 
-_ALONE = {KEYED: ("state.accumulate", "state.ranking_kernels"), SESSIONS: ("state.session_kernels",), CSV: ("connectors.csv_kernels",)}
+_ALONE = {
+    KEYED: ("state.accumulate", "state.ranking_kernels"),
+    SESSIONS: ("state.session_kernels",),
+    CSV: ("connectors.csv_kernels",),
+    JOINS: ("state.join_kernels",),
+}
 """By group: modules that import no other kernels, compiled in a process of their own beside the rest."""
 _REST = {
     KEYED: (
@@ -31,6 +36,7 @@ _REST = {
     ),
     SESSIONS: ("state.timer_kernels", "state.timers", "state.sessions"),
     CSV: (),
+    JOINS: (),
 }
 GROUPS = tuple(_REST)
 

@@ -74,18 +74,32 @@ def select(rows: pa.Table, query: str) -> pa.Table:
     return _answer(rows, query)
 
 
+def select_from(tables: dict[str, pa.Table], query: str) -> pa.Table:
+    """Any question about several tables, by the names given."""
+    return _answers(tables, query)
+
+
 def _answer(rows: pa.Table, query: str) -> pa.Table:
-    for index, field in enumerate(rows.schema):
-        if pa.types.is_timestamp(field.type):
-            rows = rows.set_column(index, field.name, rows.column(index).cast(TIMESTAMP).cast(pa.int64()))
+    return _answers({"rows": rows}, query)
+
+
+def _answers(tables: dict[str, pa.Table], query: str) -> pa.Table:
     with duckdb.connect(config={"temp_directory": "", "memory_limit": "4GB"}) as connection:  # a mistake must not fill the disk
-        connection.register("rows", rows)
+        for name, table in tables.items():
+            connection.register(name, _int_times(table))
         answer = connection.sql(f"FROM ({query}) ORDER BY ALL").to_arrow_table()
     for name in ("window_start", "window_end", "date_time"):
         if name in answer.column_names:
             index = answer.schema.get_field_index(name)
             answer = answer.set_column(index, name, answer.column(index).cast(pa.int64()).cast(TIMESTAMP))
     return answer
+
+
+def _int_times(rows: pa.Table) -> pa.Table:
+    for index, field in enumerate(rows.schema):
+        if pa.types.is_timestamp(field.type):
+            rows = rows.set_column(index, field.name, rows.column(index).cast(TIMESTAMP).cast(pa.int64()))
+    return rows
 
 
 def same(got: pa.Table, expected: pa.Table, shown: int = 5) -> bool:

@@ -1,0 +1,45 @@
+"""How joins are laid out: both sides shuffled by their keys to the operator, with only the columns that somebody needs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from flinkray.graph.job_graph import Hash
+from flinkray.graph.joins import Interval
+from flinkray.graph.logical import JoinNode, RowType
+from flinkray.graph.planner_columns import join_needs, kept
+from flinkray.graph.planner_drafts import Link, Port
+
+if TYPE_CHECKING:
+    from flinkray.graph.planner_lowering import Lowering
+
+
+def lower_join(lowering: Lowering, node: JoinNode, sides: tuple[Port, Port]) -> Port:
+    need, join = lowering.need(node), node.join
+    ports = [lowering.drafts.narrow(port, asked) for port, asked in zip(sides, join_needs(node, need), strict=True)]
+    names = set(kept(node.rows, need))
+    assert node.rows.schema is not None
+    pruned = replace(join, columns=tuple(column for column in join.columns if column.name in names))
+    interval = isinstance(join.over, Interval)
+    draft = lowering.draft(
+        node,
+        "interval_join" if interval else "window_join",
+        {"join": pruned},
+        RowType(pa.schema([field for field in node.rows.schema if field.name in names]), event_time=True),
+        [Link(port, Hash(keys), input=i) for i, (port, keys) in enumerate(zip(ports, (join.left_keys, join.right_keys), strict=True))],
+    )
+    draft.state = _state(node, ports)
+    pairs = [name if name == other else f"{name} = {other}" for name, other in zip(join.left_keys, join.right_keys, strict=True)]
+    over = join.over.describe() if interval else f"window {join.over.describe()}"
+    draft.notes.insert(0, f"{join.how} join on {', '.join(pairs)}, {over}")
+    return draft.output
+
+
+def _state(node: JoinNode, ports: list[Port]) -> list[object]:
+    """Keys, what is kept of both sides, and which rows meet: what another version of the program must agree with."""
+    join = node.join
+    rows = [[f"{field.name} {field.type}" for field in port.rows.schema or ()] for port in ports]
+    return [list(join.left_keys), list(join.right_keys), join.how, join.over.describe(), rows]

@@ -1,0 +1,213 @@
+"""The join of two keyed streams over tumbling or sliding windows: a left and a right row of one key meet in every window that has both.
+
+Rows are kept in panes (the part of event time that all its windows share) and only appended to, so that a delta is what was appended.
+When the watermark reaches a window's last microsecond, the right rows of its panes are put into a hash index and the left ones look
+them up. A row is late when all its windows are over: it is counted and dropped; windows that are over do not come out again.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from flinkray.columns import EVENT_TIME, MIN_WATERMARK
+from flinkray.errors import PlanError, RestoreError
+from flinkray.graph.joins import Interval, Join
+from flinkray.graph.windows import SlidingWindow
+from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState, StateCapture
+from flinkray.operators.deltas import DeltaHistory
+from flinkray.operators.interval_join import NAMES
+from flinkray.operators.join_rows import Int64Array, JoinResult, JoinSides, plain_columns
+from flinkray.operators.pane_rows import PaneRows
+from flinkray.operators.restore import KEY_GROUP, TableCapture, capture_watermark, restored_watermark
+from flinkray.operators.window_panes import PANE, encode_panes
+from flinkray.state.arrow_buffers import words_of
+from flinkray.state.grouping import pane_starts, sort_by_pane
+from flinkray.state.join_kernels import group_rows
+from flinkray.state.key_hash import hash_keys, key_groups
+from flinkray.state.key_index import KeyIndex
+from flinkray.state.row_buffer import plain_schema
+
+
+class WindowJoinOperator(Operator):
+    """Emits `join.columns` with the window's start and end; the event time is the window's end - 1 us."""
+
+    def __init__(self, *, join: Join) -> None:
+        if isinstance(join.over, Interval):
+            raise PlanError("interval joins have an operator of their own")
+        self._join, self._window = join, join.over
+        self._slide_us = join.over.slide_us if isinstance(join.over, SlidingWindow) else join.over.size_us
+        self._watermark = MIN_WATERMARK
+        self._ends: list[int] = []
+        self._history = DeltaHistory()
+
+    # --- life
+
+    def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
+        super().open(context, restored, restored_checkpoint)
+        self._sides = JoinSides(self._join, context)
+        self._result = JoinResult(self._join, self._sides.output_schema)
+        self._panes = tuple(PaneRows(plain_schema(self._sides.kept_schema(side))) for side in (0, 1))
+        self._index = KeyIndex(self._sides.codec, context.hash_seed)
+        self._watermark = restored_watermark(restored)
+        states = {state.name: state for state in restored}
+        for side, name in enumerate(NAMES):
+            for chain in states[name].chains if name in states else ():
+                for chunk in chain:
+                    self._restore(side, chunk)
+        if states and all(states[name].continues for name in NAMES):
+            self._history.restored(restored_checkpoint, [chunk for name in NAMES for chunk in states[name].chains[0]])
+        self._measure()
+
+    # --- rows and time
+
+    def process(self, batch: pa.RecordBatch, input_index: int, out: Output) -> None:
+        starts = pane_starts(words_of(batch.column(EVENT_TIME)), self._window.pane_us, self._window.offset_us)
+        rows = plain_columns(batch, self._panes[input_index].schema)
+        self.context.metrics.late_rows += self._keep(input_index, rows, starts, self._history.generation)
+        self._measure()
+
+    def _keep(self, side: int, rows: pa.RecordBatch, starts: Int64Array, generation: int) -> int:
+        """Puts rows into their panes; returns how many were late."""
+        order, panes, bounds = sort_by_pane(starts)
+        if order is None:
+            order = np.arange(rows.num_rows)
+        late = 0
+        for pane, start, stop in zip(panes.tolist(), bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+            ends = self._ends_of(pane)
+            if ends[0] <= self._over_until:
+                late += stop - start
+                continue
+            if all(pane not in panes for panes in self._panes):
+                for end in ends:
+                    if end > self._over_until:
+                        heapq.heappush(self._ends, end)
+            self._panes[side].add(pane, rows, order[start:stop], generation)
+        return late
+
+    def on_watermark(self, watermark_us: int, out: Output) -> None:
+        if watermark_us <= self._watermark:
+            return
+        self._watermark = watermark_us
+        last = None
+        while self._ends and self._ends[0] <= self._over_until:
+            end = heapq.heappop(self._ends)
+            if end != last:
+                self._answer(end, out)
+            last = end
+        for panes in self._panes:
+            panes.drop([pane for pane in panes.starts() if self._ends_of(pane)[0] <= self._over_until])
+        self._measure()
+
+    def _answer(self, end: int, out: Output) -> None:
+        spans = range(end - self._window.size_us, end, self._window.pane_us)
+        left, right = (panes.among(spans) for panes in self._panes)
+        keep_left, keep_right = self._join.keeps
+        window = (end - self._window.size_us, end)
+        if left.num_rows and right.num_rows:
+            match = _Match(self._index, self._sides, left, right)
+            for mine, its in match.pairs(self.context.batch_rows):
+                self._emit(left.take(pa.array(mine)), right.take(pa.array(its)), window, out)
+            alone = (match.left_alone(), match.right_alone()) if keep_left or keep_right else ()
+        else:
+            alone = (np.arange(left.num_rows), np.arange(right.num_rows))
+        for side, (rows, positions) in enumerate(zip((left, right), alone, strict=False)):
+            if self._join.keeps[side]:
+                for start in range(0, len(positions), self.context.batch_rows):
+                    part = rows.take(pa.array(positions[start : start + self.context.batch_rows]))
+                    self._emit(part if side == 0 else None, part if side == 1 else None, window, out)
+
+    def _emit(self, left: pa.RecordBatch | None, right: pa.RecordBatch | None, window: tuple[int, int], out: Output) -> None:
+        some = left if left is not None else right
+        assert some is not None
+        out.emit(self._result.batch(left, right, np.full(some.num_rows, window[1] - 1, np.int64), window))
+
+    @property
+    def _over_until(self) -> int:
+        """Ends up to this are over: no row at or before the watermark will come."""
+        return self._watermark + 1
+
+    def _ends_of(self, start: int) -> range:
+        """Ends of the windows that hold the pane, the newest first."""
+        offset = self._window.offset_us
+        newest = (start - offset) // self._slide_us * self._slide_us + offset + self._window.size_us
+        return range(newest, start, -self._slide_us)
+
+    def _measure(self) -> None:
+        self.context.metrics.state_rows = sum(panes.rows for panes in self._panes)
+        self.context.metrics.state_bytes = sum(panes.memory_bytes for panes in self._panes) + self._index.memory_bytes
+
+    # --- snapshot
+
+    def snapshot(self, checkpoint_id: int, base_id: int | None) -> list[StateCapture]:
+        since = self._history.changed_since(base_id)
+        parts = [panes.appended_since(since) for panes in self._panes]
+        count, live = (sum(b.num_rows for p in parts for batches in p.values() for b in batches), sum(p.rows for p in self._panes))
+        if since is not None and base_id is not None and not self._history.worth_a_delta(base_id, count, live):
+            since, parts, count = None, [panes.appended_since(None) for panes in self._panes], live
+        full = since is None
+        self._history.close(checkpoint_id, count, None if full else base_id)
+        captures: list[StateCapture] = [self._capture(side, part, full) for side, part in enumerate(parts)]
+        return [*captures, capture_watermark(self._watermark)]
+
+    def _capture(self, side: int, part: dict[int, list[pa.RecordBatch]], full: bool) -> TableCapture:
+        keys, schema, context = self._sides.keys[side], self._panes[side].schema, self.context
+
+        def groups_of(rows: pa.RecordBatch) -> npt.NDArray[np.uint16]:
+            return key_groups(hash_keys(rows, keys, context.hash_seed), context.max_parallelism)
+
+        def encode() -> pa.Table | None:
+            return encode_panes(part, schema, groups_of) if full or part else None
+
+        return TableCapture(NAMES[side], "keyed", full, encode)
+
+    def _restore(self, side: int, chunk: pa.Table) -> None:
+        """Chunks only add rows. Those of panes that are over by now are left out."""
+        schema = self._panes[side].schema
+        if chunk.schema.names != [KEY_GROUP, PANE, *schema.names] or chunk.schema.types[2:] != schema.types:
+            raise RestoreError(
+                f"{self.context.uid!r}: the rows of its {NAMES[side]} side were saved with columns {chunk.schema.names[2:]}, now there "
+                f"are {schema.names}; restore with --restore none, or with the job as it was"
+            )
+        for batch in chunk.combine_chunks().to_batches():
+            self._keep(side, batch.select(schema.names), words_of(batch.column(PANE)), 0)
+
+
+class _Match:
+    """Which rows of two batches have equal keys."""
+
+    def __init__(self, index: KeyIndex, sides: JoinSides, left: pa.RecordBatch, right: pa.RecordBatch) -> None:
+        index.clear()
+        self._rights = index.lookup_or_insert(index.keys(right, sides.keys[1]))
+        has_key = sides.has_key(1, right)
+        if has_key is not None:
+            self._rights[~has_key] = -1
+        self._lefts = index.lookup(index.keys(left, sides.keys[0]))
+        has_key = sides.has_key(0, left)
+        if has_key is not None:
+            self._lefts[~has_key] = -1
+        self._starts, self._order = np.zeros(index.high + 1, np.int64), np.empty(right.num_rows, np.int64)
+        group_rows(self._rights, self._starts, self._order)
+        self._counts = np.where(self._lefts >= 0, np.diff(self._starts)[self._lefts], 0)
+
+    def pairs(self, at_most: int) -> Iterator[tuple[Int64Array, Int64Array]]:
+        """Positions (left, right) that meet, in the order of the left rows, at most so many at once."""
+        ends = np.cumsum(self._counts)
+        total = int(ends[-1])
+        for start in range(0, total, at_most):
+            pair = np.arange(start, min(start + at_most, total))
+            left = np.searchsorted(ends, pair, side="right")
+            among = pair - (ends[left] - self._counts[left])
+            yield left, self._order[self._starts[self._lefts[left]] + among]
+
+    def left_alone(self) -> Int64Array:
+        return np.flatnonzero(self._counts == 0)
+
+    def right_alone(self) -> Int64Array:
+        met = np.zeros(len(self._starts), np.bool_)
+        met[self._lefts[self._lefts >= 0]] = True
+        return np.flatnonzero((self._rights < 0) | ~met[self._rights])

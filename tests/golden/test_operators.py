@@ -1,0 +1,127 @@
+"""Operators' answers against DuckDB: run straight, with checkpoints, and restored in the middle at another parallelism."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import flinkray as fr
+from flinkray.connectors.nexmark import nexmark_table
+from tests.golden import oracle
+
+BIDS, AUCTIONS = 46_000, 3_000
+WATERMARK = fr.Watermarks.bounded("date_time", "1s")
+TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """`build` gets the bids and the auctions."""
+
+    build: Callable[[fr.DataStream, fr.DataStream], fr.DataStream]
+    query: str
+
+
+def _interval(how: str) -> Case:
+    def build(bids: fr.DataStream, auctions: fr.DataStream) -> fr.DataStream:
+        bids = bids.select("auction", "bidder", "price", "date_time")
+        sellers = auctions.select("id", "seller", "category", "date_time").key_by("id")
+        return bids.key_by("auction").interval_join(sellers, "-300ms", "50ms", how=how)
+
+    return Case(
+        build,
+        f"""SELECT coalesce(b.auction, a.id) AS auction, b.bidder, b.price, b.date_time, a.seller, a.category, a.date_time AS date_time_right
+        FROM bids b {how.upper()} JOIN auctions a
+        ON b.auction = a.id AND a.date_time BETWEEN b.date_time - 300000 AND b.date_time + 50000""",
+    )
+
+
+def _window(how: str, size_us: int, slide_us: int) -> Case:
+    def build(bids: fr.DataStream, auctions: fr.DataStream) -> fr.DataStream:
+        window = fr.windows.Sliding(size_us / 1e6, slide_us / 1e6)
+        sellers = auctions.select("id", "seller", "date_time").key_by("id")
+        return bids.select("auction", "price", "date_time").key_by("auction").window(window).join(sellers, how=how)
+
+    windows = f"date_time - date_time % {slide_us} - back AS window_start FROM {{}}, range(0, {size_us}, {slide_us}) AS earlier(back)"
+    windows += f" WHERE date_time < date_time - date_time % {slide_us} - back + {size_us}"
+    return Case(
+        build,
+        f"""WITH b AS (SELECT auction, price, date_time, {windows.format("bids")}),
+        a AS (SELECT id, seller, date_time, {windows.format("auctions")})
+        SELECT coalesce(auction, id) AS auction, coalesce(b.window_start, a.window_start) AS window_start,
+            coalesce(b.window_start, a.window_start) + {size_us} AS window_end, price, b.date_time, seller, a.date_time AS date_time_right
+        FROM b {how.upper()} JOIN a ON b.auction = a.id AND b.window_start = a.window_start""",
+    )
+
+
+CASES = {
+    "inner interval join": _interval("inner"),
+    "left interval join": _interval("left"),
+    "full interval join": _interval("full"),
+    "inner tumbling join": _window("inner", 500_000, 500_000),
+    "left sliding join": _window("left", 600_000, 200_000),
+}
+
+
+@cache
+def expected(name: str) -> pa.Table:
+    tables = {"bids": nexmark_table("bid", BIDS, 0), "auctions": nexmark_table("auction", AUCTIONS, 0)}
+    answer = oracle.select_from(tables, CASES[name].query)
+    if "date_time_right" in answer.column_names:
+        index = answer.schema.get_field_index("date_time_right")
+        answer = answer.set_column(index, "date_time_right", answer.column(index).cast(oracle.TIMESTAMP))
+    assert answer.num_rows > 1000
+    return answer
+
+
+def start(name: str, folder: Path, parallelism: int, interval: str | None, rate: float | None = None) -> fr.JobHandle:
+    checkpointing = fr.Checkpointing(interval=interval, min_pause="0s", storage=f"file://{folder}/checkpoints")
+    env = fr.StreamEnvironment("golden", parallelism=parallelism, runtime="local", checkpointing=checkpointing)
+    slower = None if rate is None else rate * AUCTIONS / BIDS
+    bids = env.from_source(fr.sources.Nexmark("bid", rows=BIDS, rate=rate), watermark=WATERMARK, uid="bids")
+    auctions = env.from_source(fr.sources.Nexmark("auction", rows=AUCTIONS, rate=slower), watermark=WATERMARK, uid="auctions")
+    CASES[name].build(bids, auctions).uid("operator").sink_to(fr.sinks.Parquet(str(folder / "out")), uid="out")
+    return env.execute_async()
+
+
+def check(name: str, folder: Path) -> None:
+    answer = expected(name)
+    oracle.same(pq.read_table(folder / "out").select(answer.column_names), answer)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("parallelism", [1, 3])
+def test_the_answer_is_duckdbs_at_every_parallelism(name: str, parallelism: int, tmp_path: Path) -> None:
+    assert start(name, tmp_path, parallelism, None).wait(TIMEOUT_S).status == "FINISHED"
+    check(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_checkpoints_do_not_change_the_answer(name: str, tmp_path: Path) -> None:
+    job = start(name, tmp_path, 2, "20ms", rate=60_000)
+    job.wait(TIMEOUT_S)
+    assert job.status()["checkpoints"]["completed"] >= 5
+    check(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 1)])
+def test_restored_at_another_parallelism_it_goes_on_where_it_was(name: str, before: int, after: int, tmp_path: Path) -> None:
+    job = start(name, tmp_path, before, "50ms", rate=30_000)
+    deadline = time.monotonic() + TIMEOUT_S
+    while job.status()["checkpoints"]["completed"] < 8:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    job.cancel()
+    with pytest.raises(fr.JobCancelledError):
+        job.wait(TIMEOUT_S)
+    result = start(name, tmp_path, after, "50ms").wait(TIMEOUT_S)
+    assert result.records_in == BIDS + AUCTIONS, "no row was read twice, none was left out"
+    check(name, tmp_path)
