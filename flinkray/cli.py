@@ -10,7 +10,7 @@ import sys
 import traceback
 from typing import Any
 
-from flinkray import commands
+from flinkray import commands, storage_commands
 from flinkray.errors import FlinkrayError
 
 DURATION_HELP = "like 500ms, 10s, 5min"
@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--watch", action="store_true", help="again and again, until the job has ended")
     cancel = subparsers.add_parser("cancel", help="end a job; its checkpoints are kept")
     cancel.add_argument("name")
+    storage_commands.add_parsers(subparsers)
     demo = subparsers.add_parser("demo", help="hot items on a local Ray, with a TaskManager killed on the way, checked against DuckDB")
     demo.add_argument("--fast", action="store_true", help="fewer rows")
     subparsers.add_parser("doctor", help="what works on this machine, and what a job would not survive")
@@ -137,6 +138,8 @@ def _others(options: argparse.Namespace) -> int:
         return commands.status(options.name, options.json, options.watch)
     if options.command == "cancel":
         return commands.cancel(options.name)
+    if options.command == "checkpoint":
+        return storage_commands.checkpoint(options)
     if options.command == "keys":
         from flinkray.checkpoint.key_providers import generate_key_file
 
