@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from flinkray.core.job_events import JobEvent
 from flinkray.core.messages import Command
+from flinkray.ids import Epoch
 from flinkray.runtime.task_manager import Secrets
 
 Post = Callable[[JobEvent], None]
@@ -17,11 +18,16 @@ class WorkerBackend(ABC):
     """Implemented over Ray actors, threads, and the simulator. No method blocks; what comes of it is posted as events."""
 
     @abstractmethod
-    def start(self, post: Post) -> None: ...
+    def start(self, post: Post, epoch: Callable[[], Epoch]) -> None:
+        """`epoch`: of this leader, as it is known by now."""
 
     @abstractmethod
     def create(self, instance: str, name: str) -> None:
         """WorkerStarted follows when it is up and warm, or NoRoom, or WorkerLost."""
+
+    @abstractmethod
+    def attach(self, instance: str, name: str) -> None:
+        """Reach what an earlier leader made: WorkerStarted follows, or WorkerLost."""
 
     @abstractmethod
     def send(self, instance: str, command: Command, secrets: Secrets | None) -> None: ...
@@ -36,6 +42,10 @@ class WorkerBackend(ABC):
     @abstractmethod
     def close(self) -> None:
         """End every process that is left."""
+
+    @abstractmethod
+    def leave(self) -> None:
+        """Another leader has them now: let go of every process, and end none."""
 
 
 def add_metrics(parts: list[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:

@@ -1,4 +1,5 @@
-"""The JobManager: a shell over the job core. One loop thread steps the core; storage and the journal have threads of their own."""
+"""The JobManager while it leads: a shell over the job core. One loop thread steps the core; storage and calls to TaskManagers have threads of
+their own. What makes a process a leader, and writes the journal for it, is `job_manager_process`."""
 
 from __future__ import annotations
 
@@ -6,18 +7,17 @@ import queue
 import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from flinkray.config import JobConfig, duration_s
 from flinkray.core.checkpoints import CheckpointPolicy
+from flinkray.core.gate import JournalGate
 from flinkray.core.job import JobCore, JobSettings
 from flinkray.core.job_events import (
+    AttachWorker,
     CancelRequested,
     CreateWorker,
     Deliver,
@@ -27,66 +27,86 @@ from flinkray.core.job_events import (
     JobEvent,
     JobStatus,
     KillWorker,
+    LeadershipInDoubt,
     ManifestFate,
     OpenFailed,
     RecordEnd,
     Say,
     Send,
-    Superseded,
+    StandDown,
     Sweep,
+    TakeOver,
     Tick,
     WriteJournal,
     WriteManifest,
 )
-from flinkray.core.journal_records import JournalEntry
+from flinkray.core.leadership_events import Append, Lead, LeadershipEvent
+from flinkray.core.leadership_events import Superseded as LeadershipSuperseded
 from flinkray.core.messages import Deploy
 from flinkray.errors import DeposedError, FlinkrayError, StorageError
 from flinkray.runtime.backend import WorkerBackend
+from flinkray.runtime.job_log import JobLog, iso, now_iso
 from flinkray.runtime.job_storage import JobStorage, NoStorage, StorageOfJob
-from flinkray.runtime.journal import Journal, Slots
 from flinkray.runtime.sinks import finish_sinks, transactional_uids
 from flinkray.runtime.status import status_document
 from flinkray.runtime.task_manager import JobBundle, Secrets
 
 TICK_S = 0.02
-LOG_LIMIT = 1000
 
 
-@dataclass(frozen=True)
-class LogLine:
-    number: int
-    at: str
-    text: str
+class _Recorded:
+    """The journal has taken the record that was out."""
 
 
 class JobManager:
-    """`run` blocks until the job has ended; everything else may be called from any thread."""
+    """`run` blocks until the job has ended or this process leads no more; everything else may be called from any thread."""
 
-    def __init__(self, bundle: JobBundle, backend: WorkerBackend, slots: Slots, identity: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        bundle: JobBundle,
+        backend: WorkerBackend,
+        lead: Lead,
+        tell: Callable[[LeadershipEvent], None],
+        log: JobLog,
+        identity: dict[str, Any],
+    ) -> None:
+        """`tell`: gives the leadership core an event."""
         self.bundle = bundle
         self._backend = backend
-        self._token = secrets.token_hex(16)
-        self._deposed = False
+        self._lead = lead
+        self._tell = tell
+        self._log = log
         self._exchange_secret = secrets.token_bytes(32)
-        self._journal = Journal(slots, self._token)
-        self._storage: StorageOfJob = (
-            JobStorage(bundle, self._token, announce=self._say) if bundle.config.checkpointing else NoStorage(bundle)
-        )
-        self.core = JobCore(bundle.graph, job_settings(bundle.config), self._token, transactional_uids(bundle.graph))
-        self._events: queue.SimpleQueue[JobEvent] = queue.SimpleQueue()
+        self._storage: StorageOfJob = JobStorage(bundle, lead.token, announce=log.say) if bundle.config.checkpointing else NoStorage(bundle)
+        self.core = JobCore(bundle.graph, job_settings(bundle.config), lead.token, transactional_uids(bundle.graph))
+        self._gate = JournalGate()
+        self._events: queue.SimpleQueue[JobEvent | _Recorded] = queue.SimpleQueue()
         self._io = ThreadPoolExecutor(1, "flinkray-storage")
         self._sweeper = ThreadPoolExecutor(1, "flinkray-sweep")
-        self._effects = ThreadPoolExecutor(1, "flinkray-journal")
+        self._effects = ThreadPoolExecutor(1, "flinkray-effects")
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._log: deque[LogLine] = deque(maxlen=LOG_LIMIT)
-        self._lines = 0
+        self._deposed = False
         self._results: dict[str, list[bytes]] = {}
-        self._identity = identity or {}
+        self._identity = identity
         self._times: dict[str, str | None] = {"submitted_at": now_iso(), "running_at": None, "first_row_at": None, "finished_at": None}
         self._keep_alive_at: float | None = None
         self.on_status: Callable[[dict[str, Any]], None] | None = None
         """Called about twice a second and at the end, from the loop thread, with the status document."""
+
+    # -- what the leadership core says ----------------------------------------------------------------------------
+
+    def recorded(self) -> None:
+        self._events.put(_Recorded())
+
+    def doubt(self, doubt: bool) -> None:
+        self._events.put(LeadershipInDoubt(doubt))
+
+    def abdicate(self) -> None:
+        """Another process leads: stop at once, and touch nothing."""
+        self._deposed = True
+        self._storage.stop_waiting()
+        self._ended.set()
 
     # -- from any thread ------------------------------------------------------------------------------------------
 
@@ -94,18 +114,20 @@ class JobManager:
         with self._lock:
             return status_document(self.core, self._times, self._identity, time.monotonic(), self._storage.about())
 
-    def cancel(self, reason: str = "") -> None:
-        self._events.put(CancelRequested(reason))
+    def cancel(self, reason: str = "", request: str = "") -> None:
+        """`request`: its id; one that is known already changes nothing (rule 24)."""
+        self._events.put(CancelRequested(reason, request))
 
     def wait(self, timeout_s: float | None) -> bool:
-        """True when the job has ended."""
+        """True when the job has ended, or is led by another process."""
         return self._ended.wait(timeout_s)
+
+    @property
+    def deposed(self) -> bool:
+        return self._deposed
 
     def error(self) -> FlinkrayError | None:
         return self.core.error if self.core.status is JobStatus.FAILED else None
-
-    def lines(self, after: int) -> list[LogLine]:
-        return [line for line in list(self._log) if line.number > after]
 
     def results(self, uid: str) -> list[bytes]:
         return self._results.get(uid, [])
@@ -123,23 +145,26 @@ class JobManager:
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        self._backend.start(self._events.put)
-        self._effects.submit(self._journaled, self._lead, self._token)
+        self._backend.start(self._events.put, lambda: self.core.epoch)
+        self._step(TakeOver(self._lead.view))
         self._io.submit(self._open)
         next_status = 0.0
         try:
             while not self._ended.is_set():
                 self._step(self._next_event())
-                if self.on_status is not None and (time.monotonic() >= next_status or self._ended.is_set()):
+                if self.on_status is not None and not self._deposed and (time.monotonic() >= next_status or self._ended.is_set()):
                     next_status = time.monotonic() + 0.5
                     self.on_status(self.status())
         finally:
-            self._backend.close()
+            if self._deposed:
+                self._backend.leave()
+            else:
+                self._backend.close()
             self._ended.set()
             for executor in (self._io, self._sweeper, self._effects):
                 executor.shutdown(wait=False, cancel_futures=True)
 
-    def _next_event(self) -> JobEvent:
+    def _next_event(self) -> JobEvent | _Recorded:
         silent = self._keep_alive_at is not None and time.monotonic() - self._keep_alive_at > 4 * duration_s(
             self.bundle.config.heartbeat_timeout
         )
@@ -151,11 +176,16 @@ class JobManager:
         except queue.Empty:
             return Tick()
 
-    def _step(self, event: JobEvent) -> None:
-        with self._lock:
-            commands = self.core.step(event, time.monotonic())
-            self._note_times()
+    def _step(self, event: JobEvent | _Recorded) -> None:
+        if isinstance(event, _Recorded):
+            commands = self._gate.recorded()
+        else:
+            with self._lock:
+                commands = self._gate.admit(self.core.step(event, time.monotonic()))
+                self._note_times()
         for command in commands:
+            if self._deposed:
+                return
             self._carry_out(command)
 
     def _note_times(self) -> None:
@@ -171,13 +201,15 @@ class JobManager:
     def _carry_out(self, command: JobCommand) -> None:
         if isinstance(command, Send):
             secrets_ = self._secrets() if isinstance(command.command.body, Deploy) else None
-            self._after_journal(self._backend.send, command.instance, command.command, secrets_)
+            self._effect(self._backend.send, command.instance, command.command, secrets_)
         elif isinstance(command, WriteJournal):
-            self._after_journal(self._append, command.entry)
+            self._tell(Append(command.entry))
         elif isinstance(command, CreateWorker):
-            self._after_journal(self._backend.create, command.instance, command.name)
+            self._effect(self._backend.create, command.instance, command.name)
+        elif isinstance(command, AttachWorker):
+            self._effect(self._backend.attach, command.instance, command.name)
         elif isinstance(command, KillWorker):
-            self._after_journal(self._backend.kill, command.instance)
+            self._effect(self._backend.kill, command.instance)
         elif isinstance(command, WriteManifest):
             self._io.submit(self._write_manifest, command)
         elif isinstance(command, Sweep):
@@ -189,17 +221,19 @@ class JobManager:
         elif isinstance(command, Deliver):
             self._results.setdefault(command.uid, []).append(command.data)
         elif isinstance(command, Say):
-            self._say(command.text)
+            self._log.say(command.text)
+        elif isinstance(command, StandDown):
+            self._tell(LeadershipSuperseded(command.election, command.reason))
         elif isinstance(command, End):
             self._finish(command)
 
     def _finish(self, command: End) -> None:
         if command.status is JobStatus.FAILED:
-            self._say(f"FAILED: {str(command.error).splitlines()[0]}")
+            self._log.say(f"FAILED: {str(command.error).splitlines()[0]}")
         else:
-            self._say(command.status.value)
+            self._log.say(command.status.value)
         self._storage.stop_waiting()
-        with suppress(TimeoutError):  # the journal is away: what is left is ended by the backend's close
+        with suppress(TimeoutError):  # a call hangs: what is left is ended by the backend's close
             self._effects.submit(lambda: None).result(timeout=10)  # the kills before it have been carried out
         self._ended.set()
 
@@ -207,50 +241,37 @@ class JobManager:
         data_key, data_keys = self._storage.data_keys()
         return Secrets(self._exchange_secret, data_key, data_keys)
 
-    def _after_journal(self, effect: Callable[..., Any], *arguments: Any) -> None:
-        """In order, in the effects thread: what follows a record waits for it, events do not. A deposed leader does nothing any more."""
+    def _effect(self, call: Callable[..., Any], *arguments: Any) -> None:
+        """In order, on a thread of its own. A deposed leader does nothing any more."""
 
         def run() -> None:
             if not self._deposed:
-                effect(*arguments)
+                call(*arguments)
 
         self._effects.submit(run)
-
-    def _lead(self, leader: str) -> None:
-        if self._journal.lead(leader) > 1:
-            raise DeposedError("this run has had a leader already")
-
-    def _append(self, entry: JournalEntry) -> None:
-        self._journaled(self._journal.append, entry)
-
-    def _journaled(self, write: Callable[[Any], Any], what: Any) -> None:
-        """In the effects thread. When the record does not stand, the job ends here."""
-        try:
-            write(what)
-        except DeposedError as error:
-            self._deposed = True
-            self._events.put(Superseded(str(error)))
-        except FlinkrayError as error:
-            self._events.put(OpenFailed(str(error), error))
 
     # -- storage, on its own threads ------------------------------------------------------------------------------
 
     def _open(self) -> None:
+        """A first leader claims the application; a later one goes on with the claim that the journal knows."""
+        view = self._lead.view
         try:
-            opened, chosen = self._storage.open()
+            if view.claim is None:
+                event, chosen = self._storage.open()
+                self._log.say(chosen)
+                self._events.put(event)
+            else:
+                self._events.put(self._storage.adopt(view))
         except FlinkrayError as error:
             self._events.put(OpenFailed(str(error), error))
         except Exception as error:  # noqa: BLE001 - a defect must end the job with its reason, not leave it waiting
             self._events.put(OpenFailed(f"{type(error).__name__}: {error}", StorageError(f"opening storage failed: {error!r}")))
-        else:
-            self._say(chosen)
-            self._events.put(opened)
 
     def _write_manifest(self, command: WriteManifest) -> None:
         """Complete once storage has it; the core then writes it to the journal, before any Notify."""
         checkpoint = command.content.checkpoint
         try:
-            name = self._storage.write_manifest(command, self._say)
+            name = self._storage.write_manifest(command, self._log.say)
             fate = ManifestFate(checkpoint, "complete", name=name)
         except DeposedError as error:
             fate = ManifestFate(checkpoint, "deposed", str(error))
@@ -262,7 +283,7 @@ class JobManager:
         try:
             self._storage.sweep(command)
         except Exception as error:  # noqa: BLE001 - what was not deleted now is deleted after a later checkpoint
-            self._say(f"old checkpoint objects could not be deleted: {error}")
+            self._log.say(f"old checkpoint objects could not be deleted: {error}")
 
     def _record_end(self, command: RecordEnd) -> None:
         try:
@@ -273,15 +294,11 @@ class JobManager:
             if command.status is JobStatus.FINISHED:
                 self._events.put(EndRecorded(str(error)))
                 return
-            self._say(f"the end could not be recorded in storage: {error}")
+            self._log.say(f"the end could not be recorded in storage: {error}")
         except Exception as error:  # noqa: BLE001 - a defect must end the job with its reason
             self._events.put(EndRecorded(f"finishing the sinks failed: {type(error).__name__}: {error}"))
             return
         self._events.put(EndRecorded())
-
-    def _say(self, text: str) -> None:
-        self._lines += 1
-        self._log.append(LogLine(self._lines, now_iso(), text))
 
 
 def job_settings(config: JobConfig) -> JobSettings:
@@ -303,11 +320,3 @@ def job_settings(config: JobConfig) -> JobSettings:
         allow_repeated_output=config.allow_repeated_output,
         retained=checkpointing.retained if checkpointing else 1,
     )
-
-
-def now_iso() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def iso(micros: int) -> str:
-    return datetime.fromtimestamp(micros / 1e6, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

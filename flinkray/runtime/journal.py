@@ -7,29 +7,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
-from flinkray.core.journal import SNAPSHOT_INTERVAL, JournalCore
 from flinkray.core.journal_calls import (
-    CaughtUp,
     Forget,
     GetSlot,
     GetSnapshot,
     JournalAnswer,
     JournalCall,
-    JournalCommand,
     JournalSilent,
     ListSnapshots,
-    Lost,
     Operation,
     PutSlot,
     PutSnapshot,
-    Recorded,
 )
-from flinkray.core.journal_records import Elected, JournalEntry
-from flinkray.core.journal_view import JournalView
-from flinkray.errors import DeposedError, StorageError
 
 RETRY_PAUSE_S = 0.2
-GIVE_UP_S = 600.0
 
 
 class Slots(ABC):
@@ -116,39 +107,3 @@ def answer(slots: Slots, call: JournalCall) -> JournalAnswer | JournalSilent:
         return JournalAnswer(call.number, carry_out(slots, call.operation))
     except (OSError, TimeoutError):
         return JournalSilent(call.number)
-
-
-class Journal:
-    """The journal of a run with one JobManager: each call returns when it is done. Used by one thread."""
-
-    def __init__(self, slots: Slots, token: str, interval: int = SNAPSHOT_INTERVAL) -> None:
-        self._slots = slots
-        self._core = JournalCore(token, interval)
-
-    @property
-    def view(self) -> JournalView:
-        """As last read or written."""
-        return self._core.view
-
-    def lead(self, leader: str) -> int:
-        """Read the journal and win the next election. Returns its number. Raises like `append`."""
-        self._run(self._core.read(), "the elections so far")
-        election = self._core.view.election + 1
-        self.append(Elected(election, leader))
-        return election
-
-    def append(self, entry: JournalEntry) -> None:
-        """Raises DeposedError when another leader writes this journal, StorageError when it is away for too long."""
-        self._run(self._core.append(entry), f"the record {type(entry).__name__}")
-
-    def _run(self, commands: list[JournalCommand], what: str) -> None:
-        deadline = time.monotonic() + GIVE_UP_S
-        while commands:
-            command = commands.pop(0)
-            if isinstance(command, Lost):
-                raise DeposedError(f"{command.reason}: another leader has taken over")
-            if isinstance(command, CaughtUp | Recorded):
-                continue
-            if time.monotonic() > deadline:
-                raise StorageError(f"the journal did not answer for {GIVE_UP_S:.0f} s; {what} may have been written")
-            commands += self._core.step(answer(self._slots, command))

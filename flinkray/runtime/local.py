@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -15,9 +16,12 @@ from flinkray.core.job_events import WorkerLost, WorkerStarted
 from flinkray.core.messages import Command
 from flinkray.errors import JobCancelledError, JobExistsError, JobFailedError, UsageError, WaitTimeoutError
 from flinkray.exchange.in_process import InProcessExchange, InProcessNetwork
+from flinkray.ids import Epoch
 from flinkray.runtime.backend import Post, WorkerBackend, add_metrics
 from flinkray.runtime.background import ThreadBackground
-from flinkray.runtime.job_manager import JobManager, LogLine
+from flinkray.runtime.job_log import LogLine
+from flinkray.runtime.job_manager import JobManager
+from flinkray.runtime.job_manager_process import JobManagerProcess
 from flinkray.runtime.journal import MemorySlots
 from flinkray.runtime.record import JobRecord, new_record
 from flinkray.runtime.task_manager import JobBundle, Secrets, TaskManager
@@ -75,7 +79,7 @@ class LocalBackend(WorkerBackend):
         self._workers: dict[str, _Worker] = {}
         self._post: Post = lambda event: None
 
-    def start(self, post: Post) -> None:
+    def start(self, post: Post, epoch: Callable[[], Epoch]) -> None:
         self._post = post
 
     def create(self, instance: str, name: str) -> None:
@@ -83,6 +87,9 @@ class LocalBackend(WorkerBackend):
         self._workers[instance] = worker
         worker.start()
         self._post(WorkerStarted(instance, worker.endpoint, os.getpid(), "local"))
+
+    def attach(self, instance: str, name: str) -> None:
+        self._post(WorkerLost(instance, "process", "it ended with its process"))
 
     def send(self, instance: str, command: Command, secrets: Secrets | None) -> None:
         worker = self._workers.get(instance)
@@ -101,13 +108,17 @@ class LocalBackend(WorkerBackend):
         for instance in list(self._workers):
             self.kill(instance)
 
+    def leave(self) -> None:
+        self.close()
+
 
 class LocalJob(JobHandle):
     def __init__(self, bundle: JobBundle) -> None:
         self._name = bundle.config.name
-        self._manager = JobManager(bundle, LocalBackend(bundle), MemorySlots(), {"pid": os.getpid(), "node_id": "local", "zone": ""})
+        identity = {"pid": os.getpid(), "node_id": "local", "zone": ""}
+        self._process = JobManagerProcess(bundle, "127.0.0.1", MemorySlots(), lambda: LocalBackend(bundle), identity)
         self._record = JobRecord(self._name)
-        self._manager.on_status = self._on_status
+        self._process.on_status = self._on_status
         self._thread = threading.Thread(target=self._run, name=f"flinkray-{self._name}", daemon=True)
 
     def start(self) -> None:
@@ -116,6 +127,14 @@ class LocalJob(JobHandle):
     @property
     def name(self) -> str:
         return self._name
+
+    @property
+    def _manager(self) -> JobManager:
+        """There is one as soon as the process has elected itself."""
+        manager = self._process.wait_for_reign()
+        if manager is None:
+            raise JobFailedError(f"job {self._name}: its JobManager did not start")
+        return manager
 
     def status(self) -> dict[str, Any]:
         return self._manager.status()
@@ -139,11 +158,11 @@ class LocalJob(JobHandle):
         return read_results(self._manager.results(uid))
 
     def lines(self, after: int) -> list[LogLine]:
-        return self._manager.lines(after)
+        return self._process.log.after(after)
 
     def _run(self) -> None:
         try:
-            self._manager.run()
+            self._process.run()
         finally:
             with _running_lock:
                 if _running.get(self._name) is self:

@@ -15,8 +15,8 @@ SCRIPT = """
 import ray
 from flinkray.core.journal_records import CheckpointCompleted, RunEnded
 from flinkray.errors import DeposedError
-from flinkray.runtime.journal import Journal
 from flinkray.runtime.ray.gcs_slots import GcsSlots
+from tests.journal_driver import Journal
 
 ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR")
 slots, other = GcsSlots("run-1"), GcsSlots("run-11")

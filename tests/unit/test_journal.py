@@ -35,7 +35,8 @@ from flinkray.core.journal_records import (
 from flinkray.core.journal_view import JournalView, decode_view, encode_view, fold
 from flinkray.core.messages import Counters
 from flinkray.errors import DeposedError, ProtocolError
-from flinkray.runtime.journal import Journal, MemorySlots
+from flinkray.runtime.journal import MemorySlots
+from tests.journal_driver import Journal
 from tests.unit.journal_fakes import Writer
 
 ENTRIES: list[JournalEntry] = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,14 +16,18 @@ from ray.exceptions import ActorDiedError, RayError
 from flinkray.config import duration_s
 from flinkray.core.job_events import NoRoom, WorkerLost, WorkerStarted
 from flinkray.core.messages import Command
+from flinkray.errors import DeposedError
+from flinkray.ids import Epoch
 from flinkray.runtime.backend import Post, WorkerBackend, add_metrics
 from flinkray.runtime.ray.names import NAMESPACE, task_manager_name
+from flinkray.runtime.ray.placement import for_task_manager, on_node
 from flinkray.runtime.ray.sealed_box import seal_for
 from flinkray.runtime.ray.task_manager_actor import TaskManagerActor
 from flinkray.runtime.task_manager import JobBundle, Secrets
 
 POLL_S = 0.5
-GROUPS = {"control": 1, "poll": 1, "look": 1}
+GROUPS = {"control": 1, "poll": 4, "look": 2}
+"""A poll that a lost leader has left open must not hold up its successor's."""
 
 
 @dataclass
@@ -35,6 +40,8 @@ class _Worker:
     lost: bool = False
     """Not asked any more; killed when the core has put that into the journal."""
     heard: int = 0
+    node_id: str = ""
+    """Where it runs, or was wanted."""
     public_key: bytes = field(default=b"", repr=False)
 
 
@@ -46,30 +53,42 @@ class RayBackend(WorkerBackend):
         self._workers: dict[str, _Worker] = {}
         self._lock = threading.Lock()
         self._post: Post = lambda event: None
+        self._epoch: Callable[[], Epoch] = lambda: Epoch(0, 0, "")
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="flinkray-poll", daemon=True)
 
-    def start(self, post: Post) -> None:
-        self._post = post
+    def start(self, post: Post, epoch: Callable[[], Epoch]) -> None:
+        self._post, self._epoch = post, epoch
         self._thread.start()
 
     def create(self, instance: str, name: str) -> None:
+        with self._lock:
+            taken = [worker.node_id for worker in self._workers.values() if not worker.lost]
+        node_id = for_task_manager(self._bundle.config.high_availability, taken)
         options = {
             "name": task_manager_name(self._bundle.config.name, name, instance),
             "namespace": NAMESPACE,
             "lifetime": "detached",
             "num_cpus": 0,  # the slots' CPUs are reserved by the job as a whole (reservation.py)
             "max_restarts": 0,
-            "scheduling_strategy": "SPREAD",
+            "scheduling_strategy": on_node(node_id),
         }
         try:
             actor = ray.remote(concurrency_groups=GROUPS)(TaskManagerActor).options(**options).remote(instance, self._pickled)
-            call = actor.hello.options(concurrency_group="look").remote()
+            self._greet(instance, actor, node_id or "")
         except (RayError, ValueError) as error:
             self._post(NoRoom(instance, str(error)))
-            return
+
+    def attach(self, instance: str, name: str) -> None:
+        try:
+            self._greet(instance, ray.get_actor(task_manager_name(self._bundle.config.name, name, instance), namespace=NAMESPACE))
+        except ValueError:
+            self._post(WorkerLost(instance, "process", "its process is gone"))
+
+    def _greet(self, instance: str, actor: Any, node_id: str = "") -> None:
+        call = actor.hello.options(concurrency_group="look").remote()
         with self._lock:
-            self._workers[instance] = _Worker(instance, actor, call, time.monotonic())
+            self._workers[instance] = _Worker(instance, actor, call, time.monotonic(), node_id=node_id)
 
     def send(self, instance: str, command: Command, secrets: Secrets | None) -> None:
         with self._lock:
@@ -100,6 +119,9 @@ class RayBackend(WorkerBackend):
         for instance in list(self._workers):
             self.kill(instance)
 
+    def leave(self) -> None:
+        self._closed.set()
+
     # -- listening ------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
@@ -117,12 +139,15 @@ class RayBackend(WorkerBackend):
     def _take(self, worker: _Worker) -> None:
         try:
             answer = ray.get(worker.call)
+        except DeposedError:
+            worker.lost = True  # it obeys another leader; the journal tells the rest
+            return
         except Exception as error:  # noqa: BLE001 - whatever ends the call ends this instance
             self._lost(worker, "process", _reason(error))
             return
         if not worker.started:
             worker.started = True
-            worker.public_key = answer["public_key"]
+            worker.public_key, worker.node_id = answer["public_key"], answer["node_id"]
             zone = answer["labels"].get(self._bundle.config.high_availability.zone_label, "")
             self._post(WorkerStarted(worker.instance, answer["endpoint"], answer["pid"], answer["node_id"], zone))
         else:
@@ -133,7 +158,7 @@ class RayBackend(WorkerBackend):
             if stats is not None:
                 self._post(stats)
         worker.asked_at = time.monotonic()
-        worker.call = worker.actor.poll.options(concurrency_group="poll").remote(worker.heard, POLL_S)
+        worker.call = worker.actor.poll.options(concurrency_group="poll").remote(worker.heard, POLL_S, self._epoch())
 
     def _look_for_silence(self, now: float) -> None:
         """A hung process is never reported by Ray; the call that should come back every half second tells."""

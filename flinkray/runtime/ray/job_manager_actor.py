@@ -1,4 +1,7 @@
-"""The JobManager as a detached, named Ray actor: the driver may leave."""
+"""A JobManager process as a detached, named Ray actor: the driver may leave. One leads, the others stand by.
+
+Ray restarts a process that is lost; it is a candidate then as any other, and must win an election (docs/protocol.md, rule 9).
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,15 @@ from typing import Any
 import cloudpickle
 import ray
 
-from flinkray.runtime.job_manager import JobManager, LogLine
+from flinkray.runtime.job_log import LogLine
+from flinkray.runtime.job_manager import JobManager
+from flinkray.runtime.job_manager_process import JobManagerProcess
 from flinkray.runtime.ray.backend import RayBackend
 from flinkray.runtime.ray.gcs_slots import GcsSlots
+from flinkray.runtime.ray.leader import NotLeadingError, answered_by_the_leader
+from flinkray.runtime.ray.names import NAMESPACE, job_manager_name
+from flinkray.runtime.ray.placement import on_node
+from flinkray.runtime.ray.replicas import Replicas
 from flinkray.runtime.ray.reservation import release
 from flinkray.runtime.ray.status_copy import StatusCopy
 from flinkray.runtime.record import JobRecord, Record, new_record
@@ -23,78 +32,151 @@ LINGER_S = 600.0
 """How long the actor of an ended job stays for a driver that may still ask for results; one that leaves or falls silent ends it."""
 
 SILENT_S = 12.0
+GROUPS = {"wait": 8, "look": 8, "watch": 2}
 
 
 class JobManagerActor:
-    def __init__(self, bundle: bytes, run: str, reservation: Any, auth_mode: str) -> None:
+    def __init__(self, bundle: bytes, run: str, number: int, reservation: Any, auth_mode: str) -> None:
         job: JobBundle = cloudpickle.loads(bundle)
         context = ray.get_runtime_context()
         self._address = context.gcs_address
         self._auth_mode = auth_mode
-        identity = {"pid": os.getpid(), "node_id": context.get_node_id(), "zone": ""}
-        self._manager = JobManager(job, RayBackend(job), GcsSlots(run), identity)
+        self._identity = _identity(job.config.high_availability.zone_label)
+        ha = job.config.high_availability
+        self._process = JobManagerProcess(job, ray.util.get_node_ip_address(), GcsSlots(run), lambda: RayBackend(job), self._identity)
+        self._process.on_status = self._on_status
+        self._process.on_reign = self._on_reign
+
+        def make(other: int, node_id: str | None) -> Any:
+            return create_job_manager(bundle, job, run, other, reservation, auth_mode, node_id)
+
+        self._make, self._number, self._ha = make, number, ha
+        self._replicas: Replicas | None = None
+        self._available = is_available(job)
         self._record = JobRecord(job.config.name)
-        self._copy = StatusCopy(job.config.name)
+        self._job = job.config.name
+        self._copy: StatusCopy | None = None
         self._reservation = reservation
         self._detached = job.config.detached
         self._watched = True
         self._driver_left = threading.Event()
         self._heard_at = time.monotonic()
-        if not self._detached:
-            self._manager.keep_alive()  # from now on: the driver may die before its first call
-        self._manager.on_status = self._on_status
-        threading.Thread(target=self._run, name="flinkray-job", daemon=True).start()
+        threading.Thread(target=self._run, name="flinkray-job-manager", daemon=True).start()
 
+    # -- for everybody --------------------------------------------------------------------------------------------
+
+    def identity(self) -> dict[str, Any]:
+        return self._identity
+
+    # -- for whom the leader is to answer -------------------------------------------------------------------------
+
+    @answered_by_the_leader
     def status(self) -> dict[str, Any]:
-        return self._manager.status()
+        return self._document()
 
+    @answered_by_the_leader
     def wait(self, timeout_s: float) -> bool:
-        return self._manager.wait(timeout_s)
+        manager = self._leader()
+        ended = manager.wait(timeout_s)
+        if manager.deposed:
+            raise NotLeadingError("deposed")
+        return ended
 
+    @answered_by_the_leader
     def outcome(self) -> tuple[dict[str, Any], bytes | None]:
         """The last status and the pickled error of an ended job."""
-        error = self._manager.error()
-        return self._manager.status(), pickle.dumps(error) if error is not None else None
+        manager = self._leader()
+        error = manager.error()
+        return self._with_standbys(manager.status()), pickle.dumps(error) if error is not None else None
 
-    def cancel(self, reason: str) -> None:
-        self._manager.cancel(reason)
+    @answered_by_the_leader
+    def cancel(self, reason: str, request: str = "") -> None:
+        self._leader().cancel(reason, request)
 
+    @answered_by_the_leader
     def lines(self, after: int) -> list[LogLine]:
-        return self._manager.lines(after)
+        self._leader()
+        return self._process.log.after(after)
 
+    @answered_by_the_leader
     def record(self) -> Record:
         """For the driver's own home, which may be on another host."""
-        return new_record(self._manager.status(), self._address, self._auth_mode)
+        return new_record(self._document(), self._address, self._auth_mode)
 
+    @answered_by_the_leader
     def keep_alive(self, watched: bool) -> Record:
         """The driver lives; `watched`: it may ask for results."""
+        manager = self._leader()
         self._watched = watched
         self._heard_at = time.monotonic()
-        self._manager.keep_alive()
-        return self.record()
+        manager.keep_alive()
+        return new_record(self._document(), self._address, self._auth_mode)
 
+    @answered_by_the_leader
     def leave(self) -> Record:
         """The driver goes, and a job that has not ended goes with it."""
-        self._manager.cancel("the driver that started the job has left")
+        self._leader().cancel("the driver that started the job has left")
         self._driver_left.set()
-        return self.record()
+        return new_record(self._document(), self._address, self._auth_mode)
 
+    @answered_by_the_leader
     def results(self, uid: str) -> list[bytes]:
-        return self._manager.results(uid)
+        return self._leader().results(uid)
 
+    @answered_by_the_leader
     def checkpoints(self) -> list[dict[str, Any]]:
-        return self._manager.checkpoints()
+        return self._leader().checkpoints()
 
+    @answered_by_the_leader
     def operator_metrics(self) -> dict[str, dict[str, int]]:
-        return self._manager.operator_metrics()
+        return self._leader().operator_metrics()
+
+    def _leader(self) -> JobManager:
+        manager = self._process.reign
+        if manager is None and self._process.undecided:
+            manager = self._process.wait_for_reign(2.0)
+        if manager is None:
+            raise NotLeadingError("this JobManager stands by")
+        return manager
+
+    def _document(self) -> dict[str, Any]:
+        return self._with_standbys(self._leader().status())
+
+    def _with_standbys(self, status: dict[str, Any]) -> dict[str, Any]:
+        return status | {"standbys": self._replicas.standbys() if self._replicas is not None else []}
+
+    # -- the process ----------------------------------------------------------------------------------------------
+
+    def _on_reign(self, manager: JobManager) -> None:
+        if not self._detached:
+            manager.keep_alive()  # from now on: the driver may die before its first call
+        self._heard_at = time.monotonic()
+        if self._replicas is not None:
+            self._replicas.stop()
+            self._replicas = None
+
+    def _on_status(self, status: dict[str, Any]) -> None:
+        if self._replicas is None and self._available and status["status"] == "RUNNING":
+            self._replicas = Replicas(self._job, self._number, self._identity["node_id"], self._ha, self._make)
+            self._replicas.start()
+        if self._copy is None:
+            self._copy = StatusCopy(self._job)
+        record = new_record(self._with_standbys(status), self._address, self._auth_mode)
+        self._record.write(record)
+        self._copy.put(record)
 
     def _run(self) -> None:
         try:
-            self._manager.run()
+            self._process.run()
         finally:
-            release(self._reservation)
-            self._copy.close()
-        self._linger()
+            if self._replicas is not None:
+                self._replicas.stop()
+            if self._process.reign is not None:
+                release(self._reservation)
+            if self._copy is not None:
+                self._copy.close()
+        if self._process.reign is not None:
+            self._linger()
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
     def _linger(self) -> None:
@@ -103,7 +185,32 @@ class JobManagerActor:
             if not self._detached and time.monotonic() - self._heard_at > SILENT_S:
                 return
 
-    def _on_status(self, status: dict[str, Any]) -> None:
-        record = self.record()
-        self._record.write(record)
-        self._copy.put(record)
+
+def create_job_manager(
+    pickled: bytes, bundle: JobBundle, run: str, number: int, reservation: Any, auth_mode: str, node_id: str | None = None
+) -> Any:
+    """Raises ValueError when its name is taken."""
+    options = {
+        "name": job_manager_name(bundle.config.name, number),
+        "namespace": NAMESPACE,
+        "lifetime": "detached",
+        "num_cpus": 0,
+        "max_restarts": -1 if is_available(bundle) else 0,
+    }
+    if node_id is not None:
+        options["scheduling_strategy"] = on_node(node_id)
+    return ray.remote(concurrency_groups=GROUPS)(JobManagerActor).options(**options).remote(pickled, run, number, reservation, auth_mode)
+
+
+def is_available(bundle: JobBundle) -> bool:
+    """Another JobManager can take the job over: not where committed rows are kept by the leader for `collect`."""
+    from flinkray.connectors.memory import CollectSink
+
+    values = [value for vertex in bundle.graph.vertices for operator in vertex.operators for value in operator.params.values()]
+    return not any(isinstance(value, CollectSink) for value in values)
+
+
+def _identity(zone_label: str) -> dict[str, Any]:
+    context = ray.get_runtime_context()
+    labels = context.get_node_labels() if hasattr(context, "get_node_labels") else {}
+    return {"pid": os.getpid(), "node_id": context.get_node_id(), "zone": labels.get(zone_label, "")}

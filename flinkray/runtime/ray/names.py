@@ -7,8 +7,12 @@ KV_NAMESPACE = b"flinkray"
 STATUS_PREFIX = b"status/"
 
 
-def job_manager_name(job: str) -> str:
-    return f"{job}/job-manager"
+MAX_JOB_MANAGERS = 8
+
+
+def job_manager_name(job: str, number: int = 0) -> str:
+    """`number`: 0 is the one that the driver makes, the others are standbys at first."""
+    return f"{job}/job-manager" + (f"-{number}" if number else "")
 
 
 def task_manager_name(job: str, name: str, instance: str) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import atexit
 import threading
 from contextlib import suppress
-from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
+from flinkray.errors import FlinkrayError, JobFailedError, WaitTimeoutError
+from flinkray.runtime.ray.leader import Leader
 from flinkray.runtime.record import JobRecord
 
 INTERVAL_S = 1.0
@@ -20,8 +21,8 @@ class Presence:
     """Tells the JobManager every second that the driver lives, and at the driver's exit that it leaves. An ended job's JobManager stays
     while somebody holds the handle, and may ask for results. Keeps the record in this user's home, which the JobManager may not share."""
 
-    def __init__(self, name: str, actor: Any) -> None:
-        self._actor = actor
+    def __init__(self, name: str, leader: Leader) -> None:
+        self._leader = leader
         self._record = JobRecord(name)
         self._watched = True
         self._over = threading.Event()
@@ -35,18 +36,16 @@ class Presence:
 
     def _run(self) -> None:
         while not self._over.wait(INTERVAL_S):
-            call = self._actor.keep_alive.options(concurrency_group="look").remote(self._watched)
             try:
-                self._record.write_newer(ray.get(call, timeout=30 * INTERVAL_S))
-            except ray.exceptions.GetTimeoutError:
+                self._record.write_newer(self._leader.call("keep_alive", self._watched))
+            except WaitTimeoutError:
                 continue  # frozen; it may come back
-            except RayError:
+            except (RayError, JobFailedError):
                 break
         atexit.unregister(self._leave)
 
     def _leave(self) -> None:
         self._over.set()
         if ray.is_initialized():
-            with suppress(RayError):
-                call = self._actor.leave.options(concurrency_group="look").remote()
-                self._record.write_newer(ray.get(call, timeout=LEAVE_TIMEOUT_S))
+            with suppress(RayError, FlinkrayError):
+                self._record.write_newer(self._leader.call("leave", timeout_s=LEAVE_TIMEOUT_S))

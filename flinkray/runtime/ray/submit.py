@@ -13,40 +13,38 @@ from typing import Any
 import cloudpickle
 import pyarrow as pa
 import ray
-from ray.exceptions import RayActorError
 
 from flinkray.api.job_handle import JobHandle, JobResult
 from flinkray.errors import JobFailedError, PlanError, ResourceError, UsageError, WaitTimeoutError
-from flinkray.runtime.job_manager import LogLine
+from flinkray.runtime.job_log import LogLine
 from flinkray.runtime.local import job_exists, read_results, result_or_raise
-from flinkray.runtime.ray.job_manager_actor import JobManagerActor
-from flinkray.runtime.ray.names import NAMESPACE, job_manager_name
+from flinkray.runtime.ray.job_manager_actor import create_job_manager
+from flinkray.runtime.ray.leader import CALL_TIMEOUT_S, Leader, job_managers
+from flinkray.runtime.ray.names import NAMESPACE
+from flinkray.runtime.ray.placement import check_zones
 from flinkray.runtime.ray.presence import Presence
 from flinkray.runtime.ray.reservation import release, reserve
 from flinkray.runtime.ray.status_copy import answers
-from flinkray.runtime.record import ENDED, JobRecord, new_record
+from flinkray.runtime.record import ENDED, JobRecord, Record, new_record
 from flinkray.runtime.task_manager import JobBundle
-
-CALL_TIMEOUT_S = 30.0
-GROUPS = {"wait": 8, "look": 8}
 
 
 class RayJob(JobHandle):
     """Keeps the job alive by calling now and then, unless it is detached; a job whose driver is gone cancels itself, and an ended one's
-    JobManager stays for questions until then."""
+    JobManager stays for questions until then. Finds a new leader by itself."""
 
-    def __init__(self, name: str, actor: Any, keep_alive: bool) -> None:
+    def __init__(self, name: str, leader: Leader, keep_alive: bool) -> None:
         self._name = name
-        self._actor = actor
+        self._leader = leader
         if keep_alive:
-            weakref.finalize(self, Presence(name, actor).unwatch)
+            weakref.finalize(self, Presence(name, leader).unwatch)
 
     @property
     def name(self) -> str:
         return self._name
 
     def status(self) -> dict[str, Any]:
-        return self._ask("status")
+        return self._leader.call("status")
 
     def wait(self, timeout: float | None = None) -> JobResult:
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -54,37 +52,29 @@ class RayJob(JobHandle):
             left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
             if left < 0:
                 raise WaitTimeoutError(f"job {self._name} has not ended in {timeout} s; it goes on")
-            if self._ask("wait", left, group="wait"):
+            if self._leader.call("wait", left, group="wait", takes_s=left):
                 break
-        status, error = self._ask("outcome")
+        status, error = self._leader.call("outcome")
         JobRecord(self._name).write_newer(new_record(status, ray.get_runtime_context().gcs_address))
         return result_or_raise(self._name, status, pickle.loads(error) if error else None)
 
     def metrics(self) -> dict[str, Any]:
-        return self._ask("operator_metrics")
+        return self._leader.call("operator_metrics")
 
     def checkpoints(self) -> list[dict[str, Any]]:
-        return self._ask("checkpoints")
+        return self._leader.call("checkpoints")
 
     def cancel(self) -> None:
-        self._ask("cancel", "asked for")
+        self._leader.call("cancel", "asked for", secrets.token_hex(8))
 
     def results(self, uid: str) -> pa.Table:
-        return read_results(self._ask("results", uid))
+        return read_results(self._leader.call("results", uid))
 
     def lines(self, after: int) -> list[LogLine]:
-        return self._ask("lines", after)
+        return self._leader.call("lines", after)
 
-    def _ask(self, method: str, *arguments: Any, group: str = "look") -> Any:
-        call = getattr(self._actor, method).options(concurrency_group=group).remote(*arguments)
-        try:
-            return ray.get(call, timeout=CALL_TIMEOUT_S)
-        except ray.exceptions.GetTimeoutError as error:
-            raise WaitTimeoutError(f"job {self._name}: the JobManager did not answer {method} in {CALL_TIMEOUT_S:.0f} s") from error
-        except RayActorError as error:
-            raise JobFailedError(
-                f"job {self._name}: its JobManager is gone ({type(error).__name__}); start the job again to go on from the latest checkpoint"
-            ) from error
+    def record(self) -> Record:
+        return self._leader.call("record")
 
 
 def submit(bundle: JobBundle) -> RayJob:
@@ -97,22 +87,19 @@ def submit(bundle: JobBundle) -> RayJob:
             "--detach: there is no Ray cluster that would outlive this process; start one (ray start --head) and set RAY_ADDRESS, or leave out --detach"
         )
     connect()
+    check_zones(name, config.high_availability)
     _clear_name(name)
     reservation = None if _is_own() else reserve(name, bundle.graph.slots(), config.resources.cpus_per_slot)
     try:
-        actor = (
-            ray.remote(concurrency_groups=GROUPS)(JobManagerActor)
-            .options(name=job_manager_name(name), namespace=NAMESPACE, lifetime="detached", num_cpus=0)
-            .remote(pickled, secrets.token_hex(8), reservation, os.environ.get("RAY_AUTH_MODE", ""))
-        )
+        actor = create_job_manager(pickled, bundle, secrets.token_hex(8), 0, reservation, os.environ.get("RAY_AUTH_MODE", ""))
     except ValueError as error:
         release(reservation)
         if "already taken" in str(error) or "already exists" in str(error):
             raise job_exists(name) from error
         raise
-    job = RayJob(name, actor, keep_alive=not config.detached)
+    job = RayJob(name, Leader(name, actor), keep_alive=not config.detached)
     if config.detached:
-        JobRecord(name).write_newer(job._ask("record"))
+        JobRecord(name).write_newer(job.record())
     return job
 
 
@@ -168,11 +155,8 @@ def connect() -> None:
 
 def find(name: str) -> RayJob | None:
     """The running (or just ended) job of this name in the connected cluster."""
-    try:
-        actor = ray.get_actor(job_manager_name(name), namespace=NAMESPACE)
-    except ValueError:
-        return None
-    return RayJob(name, actor, keep_alive=False)
+    leader = Leader(name)
+    return RayJob(name, leader, keep_alive=False) if leader.exists() else None
 
 
 def find_at(name: str, address: str) -> RayJob | None:
@@ -202,9 +186,10 @@ def _clear_name(name: str) -> None:
             raise job_exists(name)
     except JobFailedError:
         return
-    ray.kill(job._actor, no_restart=True)
+    for actor in job_managers(name):
+        ray.kill(actor, no_restart=True)
     deadline = time.monotonic() + CALL_TIMEOUT_S
-    while find(name) is not None:
+    while job_managers(name):
         if time.monotonic() > deadline:
             raise WaitTimeoutError(f"job {name}: the ended JobManager's name was not free after {CALL_TIMEOUT_S:.0f} s")
         time.sleep(0.05)

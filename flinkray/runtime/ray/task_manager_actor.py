@@ -13,6 +13,7 @@ import ray
 
 from flinkray.core.messages import Command, Report
 from flinkray.exchange.base import Endpoint
+from flinkray.ids import Epoch
 from flinkray.runtime.ray.sealed_box import BoxKeys
 
 ORPHAN_CHECK_S = 5.0
@@ -62,12 +63,12 @@ class TaskManagerActor:
         secrets = pickle.loads(self._box.open(sealed_secrets)) if sealed_secrets is not None else None
         self._task_manager.submit(command, secrets)
 
-    def poll(self, after: int, timeout_s: float) -> tuple[list[tuple[int, Report]], Report | None]:
+    def poll(self, after: int, timeout_s: float, epoch: Epoch) -> tuple[list[tuple[int, Report]], Report | None]:
         """The call that the JobManager keeps open: reports come back at once, and its failure tells of this process's end."""
         self._heard_at = time.monotonic()
         if self._failure:
             raise RuntimeError(self._failure)
-        return self._task_manager.poll(after, timeout_s)
+        return self._task_manager.poll(after, timeout_s, epoch)
 
     def operator_metrics(self) -> dict[str, dict[str, int]]:
         return self._task_manager.operator_metrics()

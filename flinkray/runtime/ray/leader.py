@@ -1,0 +1,117 @@
+"""The JobManager that leads a job, found again wherever it is: a leader may be lost at any time, and a standby or a restarted one follows it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from flinkray.errors import FlinkrayError, JobFailedError, WaitTimeoutError
+from flinkray.runtime.ray.names import MAX_JOB_MANAGERS, NAMESPACE, job_manager_name
+
+CALL_TIMEOUT_S = 30.0
+HEDGE_S = 0.3
+"""The last leader has not answered by then: it may be lost or frozen (Ray holds back a call to an actor that is restarting), so the others are
+asked, too."""
+_PAUSE_S = 0.05
+
+
+class NotLeadingError(FlinkrayError):
+    """This process stands by."""
+
+
+@dataclass(frozen=True)
+class NotLeading:
+    """What a standby answers: a value, since Ray prints errors that nobody has waited for."""
+
+
+def answered_by_the_leader(method: Callable[..., Any]) -> Callable[..., Any]:
+    """For methods of the actor: `NotLeading` where they raise NotLeadingError."""
+
+    @wraps(method)
+    def call(*arguments: Any) -> Any:
+        try:
+            return method(*arguments)
+        except NotLeadingError:
+            return NotLeading()
+
+    return call
+
+
+def job_managers(name: str) -> list[Any]:
+    """The actors that are there, by number; restarting ones too."""
+    found = []
+    for number in range(MAX_JOB_MANAGERS):
+        try:
+            found.append(ray.get_actor(job_manager_name(name, number), namespace=NAMESPACE))
+        except ValueError:
+            continue
+    return found
+
+
+class Leader:
+    """Calls methods of whichever actor leads. A call that was lost with a leader is made again: it must be one that may be repeated."""
+
+    def __init__(self, name: str, actor: Any = None) -> None:
+        self._name = name
+        self._actor = actor
+        """Led when it was last asked."""
+        self._abandoned: list[Any] = []
+
+    def exists(self) -> bool:
+        return bool(job_managers(self._name))
+
+    def call(self, method: str, *arguments: Any, group: str = "look", timeout_s: float = CALL_TIMEOUT_S, takes_s: float = 0.0) -> Any:
+        """`takes_s`: how long the call may take by its nature. WaitTimeoutError when nobody who leads has answered in time, JobFailedError when
+        no JobManager is left."""
+        deadline = time.monotonic() + timeout_s
+        open_calls: dict[Any, Any] = {}
+        while True:
+            first, *others = self._candidates()
+            for actor in (first, *others) if open_calls or self._actor is None else (first,):
+                if actor not in open_calls.values():
+                    open_calls[getattr(actor, method).options(concurrency_group=group).remote(*arguments)] = actor
+            done, _ = ray.wait(list(open_calls), timeout=HEDGE_S + takes_s)
+            for call in done:
+                actor = open_calls.pop(call)
+                answer = self._take(call)
+                if isinstance(answer, NotLeading):
+                    time.sleep(_PAUSE_S)
+                    continue
+                self._actor = actor
+                self._abandon(list(open_calls))
+                return answer
+            if time.monotonic() > deadline:
+                self._abandon(list(open_calls))
+                raise WaitTimeoutError(
+                    f"job {self._name}: no JobManager that leads answered {method} in {timeout_s:.0f} s; what was asked for may have happened"
+                )
+
+    def _take(self, call: Any) -> Any:
+        try:
+            return ray.get(call)
+        except RayActorError:
+            self._actor = None
+            return NotLeading()
+
+    def _abandon(self, calls: list[Any]) -> None:
+        """Ray prints the errors of calls that nobody takes: they are taken when they come."""
+        self._abandoned += calls
+        done = ray.wait(self._abandoned, num_returns=len(self._abandoned), timeout=0)[0] if self._abandoned else []
+        for call in done:
+            with suppress(Exception):
+                ray.get(call)
+        self._abandoned = [call for call in self._abandoned if call not in done]
+
+    def _candidates(self) -> list[Any]:
+        """The last leader first."""
+        actors = job_managers(self._name)
+        if not actors:
+            raise JobFailedError(f"job {self._name}: its JobManagers are gone; start the job again to go on from the latest checkpoint")
+        return sorted(actors, key=lambda actor: self._actor is None or actor._actor_id != self._actor._actor_id)
