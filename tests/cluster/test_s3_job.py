@@ -26,10 +26,11 @@ from flinkray.checkpoint.names import parse_candidate
 from flinkray.checkpoint.store import open_store
 from flinkray.connectors.nexmark import nexmark_table
 from flinkray.core import job_endings
+from flinkray.core.journal_records import CheckpointCompleted, decode_record
 from flinkray.core.storage_log import LogView
 from flinkray.errors import FlinkrayError, JobCancelledError, RestoreError, StorageError
 from flinkray.runtime import job_storage, local
-from flinkray.runtime.journal import MemorySlots, decode
+from flinkray.runtime.journal import MemorySlots
 from jobs.hot_items import hot_items
 from tests.cluster.command_line import flinkray, nothing_is_left_in_the_cluster, nothing_is_left_running
 from tests.golden import oracle
@@ -357,8 +358,8 @@ def test_a_store_that_cannot_create_if_absent_is_said_and_served_by_the_journal_
         job.wait(TIMEOUT_S)
     assert "cannot create if absent (it ignores If-None-Match)" in said(job)
     assert job.status()["storage"]["fenced"] is False
-    records = [decode(slots.get(slot) or b"") for slot in range(len(slots._slots))]
-    names = [record.names[0] for record in records if record.kind == "checkpoint"]
+    entries = [decode_record(slots.get(slot) or b"").entry for slot in range(len(slots._slots))]
+    names = [entry.name for entry in entries if isinstance(entry, CheckpointCompleted)]
     ids = [candidate.checkpoint for candidate in map(parse_candidate, names) if candidate is not None]
     assert ids == [checkpoint["id"] for checkpoint in job.checkpoints()]
     assert len(ids) >= 4

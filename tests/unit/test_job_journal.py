@@ -10,8 +10,9 @@ import pytest
 import flinkray as fr
 from flinkray.core.journal_records import decode_record
 from flinkray.core.journal_view import decode_view, fold
-from flinkray.runtime import job_manager, local
-from flinkray.runtime.journal import Journal, MemorySlots
+from flinkray.core.leadership import Leadership
+from flinkray.runtime import job_manager_process, local
+from flinkray.runtime.journal import MemorySlots
 
 
 def test_a_run_journals_its_leader_workers_attempt_checkpoints_and_end_and_writes_snapshots(
@@ -19,7 +20,7 @@ def test_a_run_journals_its_leader_workers_attempt_checkpoints_and_end_and_write
 ) -> None:
     slots = MemorySlots()
     monkeypatch.setattr(local, "MemorySlots", lambda: slots)
-    monkeypatch.setattr(job_manager, "Journal", partial(Journal, interval=3))
+    monkeypatch.setattr(job_manager_process, "Leadership", partial(Leadership, snapshot_interval=3))
     checkpointing = fr.Checkpointing(interval="100ms", min_pause="0s", storage=f"file://{tmp_path}/checkpoints")
     env = fr.StreamEnvironment("journaled", parallelism=2, runtime="local", checkpointing=checkpointing)
     env.from_source(fr.sources.Nexmark("bid", rows=4_000, rate=8_000), uid="in").sink_to(fr.sinks.Blackhole(), uid="out")
