@@ -113,14 +113,30 @@ class RestartStrategy:
         return cls(attempts=0)
 
 
+MAX_STANDBYS = 7
+
+
 @dataclass(frozen=True)
 class HighAvailability:
-    """Standby JobManagers and zones (standbys and zones are not acted on yet: see README, "not yet")."""
+    """Standby JobManagers, and zones: nodes that are lost together, told by a label.
+
+    `standbys`: made once the job runs, never in the leader's zone or on its node where there is another. `lease`: after so long without a word
+    of the leader a standby takes over; a killed one is noticed at once. `zones`: TaskManagers and JobManagers are spread over zones as far as
+    there are any ("spread"), two zones at least must be there ("require"), or zones mean nothing ("ignore").
+    """
 
     standbys: int = 1
     lease: Duration = "2s"
     zone_label: str = "ray.io/availability-zone"
     zones: Literal["spread", "require", "ignore"] = "spread"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.standbys <= MAX_STANDBYS:
+            raise ConfigError(f"HighAvailability.standbys {self.standbys} is not in 0..{MAX_STANDBYS}")
+        if duration_s(self.lease) < 0.5:
+            raise ConfigError(f"HighAvailability.lease {self.lease}: half a second at least, or a busy machine deposes its leaders")
+        if self.zones not in ("spread", "require", "ignore"):
+            raise ConfigError(f"HighAvailability.zones {self.zones!r}: 'spread', 'require' or 'ignore'")
 
 
 @dataclass(frozen=True)

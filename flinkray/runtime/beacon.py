@@ -35,6 +35,8 @@ class Beacon:
         threading.Thread(target=self._accept, name="flinkray-beacon", daemon=True).start()
 
     def close(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts; closing alone does not
         self._socket.close()
 
     def _accept(self) -> None:

@@ -18,7 +18,7 @@ from flinkray.errors import DeposedError
 from flinkray.runtime.ray.gcs_slots import GcsSlots
 from tests.journal_driver import Journal
 
-ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR")
+ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level="ERROR")
 slots, other = GcsSlots("run-1"), GcsSlots("run-11")
 first = Journal(slots, "a", interval=8)
 assert first.lead("jm-a") == 1

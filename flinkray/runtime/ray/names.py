@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from flinkray.config import MAX_STANDBYS
+
 NAMESPACE = "flinkray"
 KV_NAMESPACE = b"flinkray"
 STATUS_PREFIX = b"status/"
 
 
-MAX_JOB_MANAGERS = 8
+MAX_JOB_MANAGERS = 1 + MAX_STANDBYS
 
 
 def job_manager_name(job: str, number: int = 0) -> str:

@@ -1,5 +1,5 @@
-"""On which nodes a job's processes go. A node's zone is a label of it; Ray leaves an actor whose wish cannot be met pending for ever, so wishes
-are soft, and what must be met is checked against the living nodes first."""
+"""On which nodes a job's processes go. A node's zone is a label of it. A node is chosen among the living ones and named to Ray: an actor whose
+label selector matches no node would be pending for ever, one on a named node that is gone fails at once."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ class Node:
 
 
 def living_nodes(zone_label: str) -> list[Node]:
-    """In an order that does not change."""
-    nodes = [Node(node["NodeID"], node.get("Labels", {}).get(zone_label, "")) for node in ray.nodes() if node["Alive"]]
+    """In an order that does not change; nodes without CPUs (a head kept free of work) only where there are no others."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    working = [node for node in alive if node.get("Resources", {}).get("CPU", 0) > 0]
+    nodes = [Node(node["NodeID"], node.get("Labels", {}).get(zone_label, "")) for node in working or alive]
     return sorted(nodes, key=lambda node: (node.zone, node.node_id))
 
 
@@ -53,8 +55,8 @@ def least_taken(nodes: Sequence[Node], taken: Iterable[str], by_zone: bool) -> s
 
 
 def on_node(node_id: str | None) -> Any:
-    """The scheduling strategy."""
-    return NodeAffinitySchedulingStrategy(node_id, soft=True) if node_id else "SPREAD"
+    """The scheduling strategy. Not soft: Ray 2.60 puts actors that take no CPU anywhere then."""
+    return NodeAffinitySchedulingStrategy(node_id, soft=False) if node_id else "SPREAD"
 
 
 def for_task_manager(config: HighAvailability, taken: Iterable[str]) -> str | None:
