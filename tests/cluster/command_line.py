@@ -19,7 +19,7 @@ READ_ONLY_LIMIT_S = 5.0
 
 ENDLESS = """
 import flinkray as fr
-env = fr.StreamEnvironment("endless", checkpointing=fr.Checkpointing(interval="500ms", min_pause="50ms", high_availability=fr.HighAvailability(standbys=0)))
+env = fr.StreamEnvironment("endless", checkpointing=fr.Checkpointing(interval="500ms", min_pause="50ms"), high_availability=fr.HighAvailability(standbys=0))
 bids = env.from_source(fr.sources.Nexmark(stream="bid", rows=100_000_000, rate=5_000), watermark=fr.Watermarks.bounded("date_time", "1s"), uid="bids")
 bids.key_by("auction").window(fr.windows.Tumbling("1s")).aggregate(bids=fr.agg.count()).uid("count").sink_to(fr.sinks.Blackhole(), uid="out")
 print(env.execute().status)
