@@ -1,4 +1,5 @@
-"""`flinkray demo`: hot items (Nexmark query 5) on a local Ray, a TaskManager killed on the way, the answer checked against DuckDB."""
+"""`flinkray demo`: hot items (Nexmark query 5) on a local Ray, a TaskManager and the leading JobManager killed on the way, the answer checked
+against DuckDB."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import signal
 import sys
 import tempfile
 import time
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,8 +20,8 @@ from flinkray.errors import FlinkrayError, UsageError
 from flinkray.runtime.submit import begin_to_compile
 from flinkray.state.warm import KEYED
 
-ROWS, RATE = 1_500_000, 300_000
-FAST_ROWS, FAST_RATE = 500_000, 125_000
+ROWS, RATE = 2_000_000, 200_000
+FAST_ROWS, FAST_RATE = 800_000, 100_000
 KILL_AFTER_CHECKPOINTS = 2
 GIVE_UP_S = 120.0
 
@@ -62,7 +64,9 @@ def demo(fast: bool) -> int:
     rows, rate = (FAST_ROWS, FAST_RATE) if fast else (ROWS, RATE)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="flinkray-demo-") as folder:
-        _say(f"hot items: {rows:,} generated bids at {rate:,} a second, 2 TaskManagers and a warm spare, a checkpoint every second")
+        _say(
+            f"hot items: {rows:,} generated bids at {rate:,} a second, 2 TaskManagers and a warm spare, a standby JobManager, a checkpoint every second"
+        )
         env = fr.StreamEnvironment(
             "demo",
             parallelism=2,
@@ -90,11 +94,11 @@ def demo(fast: bool) -> int:
 
 
 def _run_and_kill(job: JobHandle) -> fr.JobResult:
-    """Follow the job; after the second checkpoint, kill -9 one of its TaskManagers."""
+    """Follow the job; after the second checkpoint, kill -9 one of its TaskManagers; once it runs again, kill -9 its leading JobManager."""
     from flinkray.runtime.progress import View
 
     view = View(job, "live" if sys.stderr.isatty() else "plain")
-    killed = False
+    victims = ["task manager", "leader"]
     deadline = time.monotonic() + GIVE_UP_S
     try:
         while True:
@@ -108,15 +112,31 @@ def _run_and_kill(job: JobHandle) -> fr.JobResult:
                 return result
             view.show()
             status = job.status()
-            if not killed and status["checkpoints"]["completed"] >= KILL_AFTER_CHECKPOINTS and status["status"] == "RUNNING":
-                victim = next(tm for tm in status["task_managers"] if tm["role"] == "active")
+            if victims and _may_kill(victims[0], status):
                 view.pause()
-                _say(f"kill -9 {victim['pid']} ({victim['id']}, running {', '.join(victim['tasks'])})")
-                os.kill(victim["pid"], signal.SIGKILL)
-                killed = True
+                _kill(victims.pop(0), status)
     except (KeyboardInterrupt, FlinkrayError):
         job.cancel()
         raise
+
+
+def _may_kill(victim: str, status: dict[str, Any]) -> bool:
+    if status["status"] != "RUNNING":
+        return False
+    if victim == "leader":
+        return status["restarts"] > 0 and bool(status["standbys"])
+    return status["checkpoints"]["completed"] >= KILL_AFTER_CHECKPOINTS
+
+
+def _kill(victim: str, status: dict[str, Any]) -> None:
+    if victim == "leader":
+        pid = status["leader"]["pid"]
+        _say(f"kill -9 {pid} (the leading JobManager; {status['standbys'][0]['pid']} stands by, and no task will notice)")
+    else:
+        task_manager = next(tm for tm in status["task_managers"] if tm["role"] == "active")
+        pid = task_manager["pid"]
+        _say(f"kill -9 {pid} ({task_manager['id']}, running {', '.join(task_manager['tasks'])})")
+    os.kill(pid, signal.SIGKILL)
 
 
 def _rows(table: pa.Table) -> list[tuple]:

@@ -38,6 +38,7 @@ GROUPS = {"wait": 8, "look": 8, "watch": 2}
 class JobManagerActor:
     def __init__(self, bundle: bytes, run: str, number: int, reservation: Any, auth_mode: str) -> None:
         job: JobBundle = cloudpickle.loads(bundle)
+        self.run = run
         context = ray.get_runtime_context()
         self._address = context.gcs_address
         self._auth_mode = auth_mode

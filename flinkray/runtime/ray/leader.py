@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any
 
 import ray
@@ -31,16 +30,23 @@ class NotLeading:
     """What a standby answers: a value, since Ray prints errors that nobody has waited for."""
 
 
-def answered_by_the_leader(method: Callable[..., Any]) -> Callable[..., Any]:
-    """For methods of the actor: `NotLeading` where they raise NotLeadingError."""
+@dataclass(frozen=True)
+class OtherRun:
+    """What the JobManager of a later run of the same name answers."""
 
-    @wraps(method)
-    def call(*arguments: Any) -> Any:
+
+def answered_by_the_leader(method: Callable[..., Any]) -> Callable[..., Any]:
+    """For methods of the actor, whose first argument then is the run that is meant, empty for any."""
+
+    def call(self: Any, run: str, *arguments: Any) -> Any:
+        if run not in ("", self.run):
+            return OtherRun()
         try:
-            return method(*arguments)
+            return method(self, *arguments)
         except NotLeadingError:
             return NotLeading()
 
+    call.__name__, call.__doc__ = method.__name__, method.__doc__  # not functools.wraps: Ray would take the signature of what is wrapped
     return call
 
 
@@ -58,8 +64,12 @@ def job_managers(name: str) -> list[Any]:
 class Leader:
     """Calls methods of whichever actor leads. A call that was lost with a leader is made again: it must be one that may be repeated."""
 
-    def __init__(self, name: str, actor: Any = None) -> None:
+    def __init__(self, name: str, actor: Any = None, run: str = "") -> None:
+        """`run`: the one that is meant; empty for whichever has the name."""
         self._name = name
+        self._run = run
+        self._others: set[Any] = set()
+        """Ids of actors of other runs."""
         self._actor = actor
         """Led when it was last asked."""
         self._abandoned: list[Any] = []
@@ -76,11 +86,14 @@ class Leader:
             first, *others = self._candidates()
             for actor in (first, *others) if open_calls or self._actor is None else (first,):
                 if actor not in open_calls.values():
-                    open_calls[getattr(actor, method).options(concurrency_group=group).remote(*arguments)] = actor
+                    open_calls[getattr(actor, method).options(concurrency_group=group).remote(self._run, *arguments)] = actor
             done, _ = ray.wait(list(open_calls), timeout=HEDGE_S + takes_s)
             for call in done:
                 actor = open_calls.pop(call)
                 answer = self._take(call)
+                if isinstance(answer, OtherRun):
+                    self._others.add(actor._actor_id)
+                    continue
                 if isinstance(answer, NotLeading):
                     time.sleep(_PAUSE_S)
                     continue
@@ -111,7 +124,7 @@ class Leader:
 
     def _candidates(self) -> list[Any]:
         """The last leader first."""
-        actors = job_managers(self._name)
+        actors = [actor for actor in job_managers(self._name) if actor._actor_id not in self._others]
         if not actors:
             raise JobFailedError(f"job {self._name}: its JobManagers are gone; start the job again to go on from the latest checkpoint")
         return sorted(actors, key=lambda actor: self._actor is None or actor._actor_id != self._actor._actor_id)

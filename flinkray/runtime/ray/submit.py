@@ -90,14 +90,15 @@ def submit(bundle: JobBundle) -> RayJob:
     check_zones(name, config.high_availability)
     _clear_name(name)
     reservation = None if _is_own() else reserve(name, bundle.graph.slots(), config.resources.cpus_per_slot)
+    run = secrets.token_hex(8)
     try:
-        actor = create_job_manager(pickled, bundle, secrets.token_hex(8), 0, reservation, os.environ.get("RAY_AUTH_MODE", ""))
+        actor = create_job_manager(pickled, bundle, run, 0, reservation, os.environ.get("RAY_AUTH_MODE", ""))
     except ValueError as error:
         release(reservation)
         if "already taken" in str(error) or "already exists" in str(error):
             raise job_exists(name) from error
         raise
-    job = RayJob(name, Leader(name, actor), keep_alive=not config.detached)
+    job = RayJob(name, Leader(name, actor, run), keep_alive=not config.detached)
     if config.detached:
         JobRecord(name).write_newer(job.record())
     return job
