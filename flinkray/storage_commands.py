@@ -154,13 +154,13 @@ def _verify(reader: StateReader, wanted: int | None, as_json: bool) -> int:
 
 def _verified(reader: StateReader, listed: Listed) -> dict[str, Any] | None:
     """None: retention has deleted it while it was being read."""
-    from flinkray.checkpoint.state_reader import Saved
+    from flinkray.checkpoint.state_source import StateSource
 
     manifest = listed.manifest
     if manifest is None:
         problems = [{"object": f"log record {listed.entry.number}", "reason": listed.damage}]
         return {"id": listed.checkpoint, "chunks": 0, "bytes": 0, "problems": problems}
-    found = Saved(manifest, reader.store, reader.ring).problems()
+    found = StateSource(manifest, reader.store, reader.ring).problems()
     if found and all(now.entry.number != listed.entry.number for now in reader.checkpoints()):
         return None
     return {

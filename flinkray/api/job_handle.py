@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,10 @@ from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
+
+from flinkray.errors import FlinkrayError, WaitTimeoutError
+
+_POLL_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,29 @@ class JobHandle(ABC):
     @abstractmethod
     def checkpoints(self) -> list[dict[str, Any]]:
         """The checkpoints that storage still holds, oldest first."""
+
+    def savepoint(self, name: str, timeout: float | None = None) -> dict[str, Any]:
+        """Make a savepoint of what the job holds from now on, and wait until it is READY; returns what `flinkray savepoint describe --json` prints.
+        The job goes on. Raises UsageError for a name that is no name or is taken, JobFailedError when the job ends before, StorageError,
+        WaitTimeoutError after `timeout` seconds (it may still become READY)."""
+        request, deadline = self._begin_savepoint(name), None if timeout is None else time.monotonic() + timeout
+        while (outcome := self._savepoint_outcome(request)) is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise WaitTimeoutError(f"savepoint {name!r} of job {self.name} is not READY after {timeout} s; it may still become so")
+            time.sleep(_POLL_S)
+        document, error = outcome
+        if error is not None:
+            raise error
+        assert document is not None
+        return document
+
+    @abstractmethod
+    def _begin_savepoint(self, name: str) -> str:
+        """Ask for it; returns a request id."""
+
+    @abstractmethod
+    def _savepoint_outcome(self, request: str) -> tuple[dict[str, Any] | None, FlinkrayError | None] | None:
+        """Its document, or the error; None while it is being made."""
 
     @abstractmethod
     def cancel(self) -> None:

@@ -23,7 +23,7 @@ def read_state(
     """The keyed state of one operator: key columns, `window_start` and `window_end` where there is a window, and each aggregate under its
     name, as its answer would be now.
 
-    `storage`: as in `Checkpointing`. `operator`: its uid. `at`: "latest", or a checkpoint's id. `key`: only this key, a value, or a tuple
+    `storage`: as in `Checkpointing`. `operator`: its uid. `at`: "latest", a checkpoint's id, or "savepoint:NAME". `key`: only this key, a value, or a tuple
     for several key columns. `state`: instead of the decoded table the chunks of this named state as they were written, with `_subtask`
     and `_chunk`. `encryption_key`: what sealed it, `KeyFile` or `KeyEnv`; else FLINKRAY_KEY, or the key in the home folder.
 

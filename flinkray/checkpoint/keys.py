@@ -64,10 +64,14 @@ class KeyRing:
     def create(self, claim: int) -> DataKey:
         """A fresh data key for `claim`, wrapped and durable in storage before it is returned."""
         data_key = DataKey(f"c{claim}-{os.urandom(16).hex()}", os.urandom(KEY_BYTES))
+        self.add(data_key)
+        return data_key
+
+    def add(self, data_key: DataKey) -> None:
+        """A data key of other storage, wrapped and durable in this one before it returns: for what is copied as it is."""
         _store_wrapped(self._store, self.provider, data_key)
         with self._lock:
             self._known[data_key.key_id] = data_key
-        return data_key
 
     def get(self, data_key_id: str) -> DataKey:
         """Raises KeyUnavailableError, naming the keys that would open it, when the provider's is none of them, and DataKeyLostError when

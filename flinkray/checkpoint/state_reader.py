@@ -2,59 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
-from flinkray.checkpoint.base import ObjectStore
-from flinkray.checkpoint.chunk_writer import read_chunk
 from flinkray.checkpoint.key_providers import resolve_provider
-from flinkray.checkpoint.keys import DataKeyLostError, KeyRing
+from flinkray.checkpoint.keys import KeyRing
 from flinkray.checkpoint.log_base import CheckpointLog
 from flinkray.checkpoint.log_store import StorageLog
 from flinkray.checkpoint.manifest import Manifest
 from flinkray.checkpoint.names import CANDIDATES_FOLDER, LOG_FOLDER
+from flinkray.checkpoint.savepoints import Savepoints
+from flinkray.checkpoint.state_source import StateSource
 from flinkray.checkpoint.store import open_store
 from flinkray.checkpoint.unfenced_log import UnfencedLog
-from flinkray.checkpoint.verify import Problem, verify
 from flinkray.config import KeyConfig
 from flinkray.core.log_records import RecordKind
-from flinkray.core.messages import StateRef
 from flinkray.core.storage_log import LogEntry
 from flinkray.errors import DamagedObjectError, RestoreError
-from flinkray.ids import KeyGroupRange
-
-
-@dataclass(frozen=True)
-class Saved:
-    """State that can be read: a manifest, and where its objects and keys lie."""
-
-    manifest: Manifest
-    store: ObjectStore
-    ring: KeyRing
-
-    def chains(self, states: Iterable[StateRef], key_group: int | None = None) -> list[tuple[int, tuple[pa.Table, ...]]]:
-        """Subtask and chunks, in replay order, of each of these states; of keyed ones only what can hold `key_group`, where it is given.
-        Raises DamagedObjectError, KeyUnavailableError, StorageError."""
-        found = []
-        for state in states:
-            groups = KeyGroupRange(state.key_group_start, state.key_group_stop)
-            if state.chunks and (key_group is None or state.kind == "list" or key_group in groups):
-                keys = self.ring.get_all({chunk.data_key for chunk in state.chunks})
-                found.append((state.subtask, tuple(read_chunk(self.store, chunk, keys) for chunk in state.chunks)))
-        return found
-
-    def problems(self) -> list[Problem]:
-        """What is wrong with it, every byte read back; empty when it can be restored."""
-        lost = []
-        for data_key in sorted(self.manifest.data_keys):
-            try:
-                self.ring.get(data_key)
-            except DataKeyLostError as error:
-                lost.append(Problem(f"keys/{data_key}", str(error)))
-        return lost or verify(self.store, self.manifest, self.ring.get_all(self.manifest.data_keys))
 
 
 @dataclass(frozen=True)
@@ -85,12 +50,16 @@ class StateReader:
             self._ring = KeyRing(self.store, resolve_provider(self._key, self._storage, make=False))
         return self._ring
 
+    @property
+    def savepoints(self) -> Savepoints:
+        return Savepoints(self.store, self.application, lambda: self.ring.provider)
+
     def checkpoints(self) -> list[Listed]:
         """Newest first, also those of finished runs, and damaged ones."""
         log = self._log()
         return [listed for entry in log.read().entries if (listed := self._listed(log, entry)) is not None]
 
-    def checkpoint(self, at: str | int) -> Saved:
+    def checkpoint(self, at: str | int) -> StateSource:
         """`at`: "latest" or an id. Raises RestoreError naming those there are, DamagedObjectError when it stands and cannot be believed."""
         found = self.checkpoints()
         if at == "latest":
@@ -104,7 +73,7 @@ class StateReader:
             )
         if chosen.manifest is None:
             raise DamagedObjectError(f"log record {chosen.entry.number}", f"{chosen.damage}; give an older checkpoint's id")
-        return Saved(chosen.manifest, self.store, self.ring)
+        return StateSource(chosen.manifest, self.store, self.ring)
 
     def _log(self) -> CheckpointLog:
         """Told apart by what lies there: asking a store whether it creates if absent would write to it."""

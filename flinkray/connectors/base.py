@@ -162,6 +162,11 @@ class Sink(ABC):
     def check_fresh_start(self, uid: str) -> None:
         """Before a job that restores nothing: raise UsageError when the place holds output of another run (or clear it, mode overwrite)."""
 
+    def newest_checkpoint(self, uid: str) -> int:
+        """The highest id of a checkpoint whose rows the place shows of this sink, 0 when none or when it cannot tell: restoring an older point
+        would repeat them (rule 20)."""
+        return 0
+
     @abstractmethod
     def writer(self, context: SinkContext) -> SinkWriter: ...
 

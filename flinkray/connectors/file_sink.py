@@ -115,6 +115,12 @@ class FileSink(Sink):
                     if _PENDING_NAME.fullmatch(name) and name.endswith(self.suffix):
                         folder.delete(f"{PENDING}/{name}")
 
+    def newest_checkpoint(self, uid: str) -> int:
+        final = re.compile(re.escape(file_safe(uid)) + r"-c\d+-k(\d+)-a\d+-[^-]+-\d+" + re.escape(self.suffix))
+        with self.errors():
+            found = [match for name in self.folder().names() if (match := final.fullmatch(name))]
+        return max((int(match[1]) for match in found), default=0)
+
     def writer(self, context: SinkContext) -> FileSinkWriter:
         return FileSinkWriter(self, context)
 

@@ -67,11 +67,11 @@ class CheckpointCoordinator:
     _last_end: float | None = None
     _last_start: float | None = None
 
-    def due(self, now: float, all_ended: bool) -> bool:
-        """True when a checkpoint should be triggered now. At the end of all inputs one is due at once."""
+    def due(self, now: float, all_ended: bool, wanted: bool = False) -> bool:
+        """True when a checkpoint should be triggered now. At the end of all inputs, or when one is wanted, it is due at once."""
         if self.pending is not None:
             return False
-        if all_ended:
+        if all_ended or wanted:
             return self._last_end is None or now - self._last_end >= self._retry_pause()
         if self.policy.interval_s is None or not self.policy.store:
             return False

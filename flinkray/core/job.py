@@ -31,7 +31,7 @@ from flinkray.core.job_attempts import (
     on_worker_started,
     try_deploy,
 )
-from flinkray.core.job_checkpoints import advance_checkpoints, on_acknowledged, on_committed, on_declined, on_manifest
+from flinkray.core.job_checkpoints import advance_checkpoints, on_acknowledged, on_committed, on_declined, on_manifest, record_finished
 from flinkray.core.job_endings import advance_cancelling, fail, on_cancel, on_end_recorded, on_epoch_refused, on_superseded
 from flinkray.core.job_events import (
     Adopted,
@@ -46,11 +46,14 @@ from flinkray.core.job_events import (
     NoRoom,
     Opened,
     OpenFailed,
+    SavepointRequested,
+    SavepointWritten,
     Superseded,
     TakeOver,
     WorkerLost,
     WorkerStarted,
 )
+from flinkray.core.job_savepoints import on_savepoint_requested, on_savepoint_written
 from flinkray.core.job_state import JobSettings, JobState
 from flinkray.core.messages import (
     Abort,
@@ -108,6 +111,11 @@ class JobCore(JobState):
             on_cancel(self, event, now, out)
         elif isinstance(event, EndRecorded):
             on_end_recorded(self, event, out)
+        elif isinstance(event, SavepointRequested):
+            on_savepoint_requested(self, event, out)
+        elif isinstance(event, SavepointWritten):
+            on_savepoint_written(self, event)
+            record_finished(self, out)
         else:
             self._handle_leadership(event, now, out)
 

@@ -16,6 +16,7 @@ from flinkray.core.job_events import (
     WriteJournal,
     WriteManifest,
 )
+from flinkray.core.job_savepoints import savepoint_waits, settled_checkpoint, write_savepoints
 from flinkray.core.job_state import JobState
 from flinkray.core.journal_records import CheckpointCompleted
 from flinkray.core.messages import Abort, Acknowledged, CheckpointDeclined, Committed, Counters, Notify, Trigger
@@ -27,7 +28,7 @@ def advance_checkpoints(job: JobState, now: float, out: list[JobCommand]) -> Non
     if job.checkpoints.timed_out(now):
         give_up_checkpoint(job, "it timed out", now, out)
     all_ended = len(job.ended) == job.workers.slots
-    if job.final is None and not job.leadership_in_doubt and job.checkpoints.due(now, all_ended):
+    if job.final is None and not job.leadership_in_doubt and job.checkpoints.due(now, all_ended, savepoint_waits(job)):
         pending = job.checkpoints.begin(job.attempt, now, final=all_ended)
         trigger = Trigger(pending.checkpoint, pending.base, job.settings.checkpoints.store)
         for worker in job.workers.assigned():
@@ -120,11 +121,18 @@ def on_committed(job: JobState, instance: str, slot: int, body: Committed, out: 
     waiting = job.outstanding.waiting(instance, Notify)
     if isinstance(waiting, Notify) and waiting.checkpoint <= body.checkpoint:
         job.answered(instance, Notify)
-    settled = min((job.committed.get(s, 0) for s in range(job.workers.slots)), default=0)
+    settled = settled_checkpoint(job)
+    write_savepoints(job, settled, out)  # before the sweep, which must spare what they copy
     if job.settings.checkpoints.store and settled > job.swept and settled == job.checkpoints.latest:
         job.swept = settled
         pending = job.checkpoints.pending
         out.append(Sweep(settled, pending.checkpoint if pending else None, pending.base if pending else None))
-    if job.final is not None and settled >= job.final and not job.recording:
-        job.recording = True
-        out.append(RecordEnd(JobStatus.FINISHED))
+    record_finished(job, out)
+
+
+def record_finished(job: JobState, out: list[JobCommand]) -> None:
+    """Once the final checkpoint is committed, and in the savepoints that were asked for."""
+    if job.final is None or job.recording or job.writing_savepoints or settled_checkpoint(job) < job.final:
+        return
+    job.recording = True
+    out.append(RecordEnd(JobStatus.FINISHED))

@@ -146,6 +146,20 @@ class CancelRequested:
 
 
 @dataclass(frozen=True)
+class SavepointRequested:
+    """A savepoint's name is taken; what it is to hold is a checkpoint from now on."""
+
+    request: str
+
+
+@dataclass(frozen=True)
+class SavepointWritten:
+    """The end of a `WriteSavepoint`, good or bad."""
+
+    request: str
+
+
+@dataclass(frozen=True)
 class EndRecorded:
     """The last record is written and sinks are finished; `error` says why not."""
 
@@ -169,6 +183,8 @@ JobEvent = (
     | NoRoom
     | ManifestFate
     | CancelRequested
+    | SavepointRequested
+    | SavepointWritten
     | EndRecorded
     | Tick
     | Report
@@ -220,6 +236,20 @@ class WriteManifest:
 
 
 @dataclass(frozen=True)
+class WriteSavepoint:
+    """Copy this checkpoint, complete and with everything up to it committed. No Sweep after this command may take its objects until then."""
+
+    request: str
+    checkpoint: int
+
+
+@dataclass(frozen=True)
+class RefuseSavepoint:
+    request: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Sweep:
     """Delete what no retained checkpoint needs. `in_flight` ids and what they may refer to stay."""
 
@@ -268,5 +298,18 @@ class StandDown:
 
 
 JobCommand = (
-    WriteJournal | CreateWorker | AttachWorker | KillWorker | Send | WriteManifest | Sweep | RecordEnd | Deliver | End | Say | StandDown
+    WriteJournal
+    | CreateWorker
+    | AttachWorker
+    | KillWorker
+    | Send
+    | WriteManifest
+    | WriteSavepoint
+    | RefuseSavepoint
+    | Sweep
+    | RecordEnd
+    | Deliver
+    | End
+    | Say
+    | StandDown
 )

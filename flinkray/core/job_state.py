@@ -121,6 +121,9 @@ class JobState:
         """By slot: the checkpoint up to which its sinks have committed."""
         self.storage_open = False
         """Storage is claimed or adopted: the end can be recorded."""
+        self.savepoints: dict[str, int] = {}
+        """By request: the first checkpoint that may become the savepoint."""
+        self.writing_savepoints: set[str] = set()
         self.swept = 0
         self.final: int | None = None
         """The checkpoint after the end of all inputs, once it is complete."""

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flinkray.checkpoint.state_reader import Saved, StateReader
+from flinkray.checkpoint.state_reader import StateReader
+from flinkray.checkpoint.state_source import StateSource
 from flinkray.config import KeyConfig
 from flinkray.core.messages import StateRef
 from flinkray.errors import RestoreError, UsageError
@@ -38,16 +39,19 @@ _LIST_SCHEMA = pa.schema(
 
 def open_saved(
     storage: str, application: str, at: str | int, key: KeyConfig | None = None, storage_options: Mapping[str, Any] | None = None
-) -> Saved:
-    """The checkpoint that `at` names: "latest", or an id as a number or in digits."""
+) -> StateSource:
+    """What `at` names: "latest", the id of a checkpoint as a number or in digits, or "savepoint:NAME"."""
+    reader = StateReader(storage, application, key, storage_options)
+    if isinstance(at, str) and at.startswith("savepoint:"):
+        return reader.savepoints.read(at.removeprefix("savepoint:"))[1]
     if isinstance(at, str) and at != "latest":
         if not at.isdecimal():
-            raise UsageError(f"at={at!r}: give 'latest' or the id of a checkpoint")
+            raise UsageError(f"at={at!r}: give 'latest', the id of a checkpoint, or 'savepoint:NAME'")
         at = int(at)
-    return StateReader(storage, application, key, storage_options).checkpoint(at)
+    return reader.checkpoint(at)
 
 
-def list_state(saved: Saved) -> pa.Table:
+def list_state(saved: StateSource) -> pa.Table:
     """A row for each operator, state and subtask; `rows` counts stored rows, deltas included, `bytes` what they take sealed."""
     rows = []
     for state in saved.manifest.states:
@@ -70,7 +74,7 @@ def list_state(saved: Saved) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=_LIST_SCHEMA)
 
 
-def read_state(saved: Saved, operator: str, key: Any = None, state: str | None = None) -> pa.Table:
+def read_state(saved: StateSource, operator: str, key: Any = None, state: str | None = None) -> pa.Table:
     """The decoded state of an operator, or with `state` the chunks of that named state as they were written."""
     if state is not None:
         if key is not None:
@@ -87,7 +91,7 @@ def read_state(saved: Saved, operator: str, key: Any = None, state: str | None =
     return wanted.rows(table) if wanted else table
 
 
-def decoded(saved: Saved, operator: str, key_group: int | None = None) -> StateView:
+def decoded(saved: StateSource, operator: str, key_group: int | None = None) -> StateView:
     """Raises RestoreError for an unknown operator, or one whose state has no decoded form."""
     states, manifest = _states_of(saved, operator), saved.manifest
     kind, layout = manifest.operators.get(operator, ""), _layout(saved, operator)
@@ -100,11 +104,11 @@ def decoded(saved: Saved, operator: str, key_group: int | None = None) -> StateV
     return view(kind, SavedOperator(operator, layout, chains, manifest.hash_seed))
 
 
-def is_decodable(saved: Saved, operator: str) -> bool:
+def is_decodable(saved: StateSource, operator: str) -> bool:
     return operator in saved.manifest.layouts and saved.manifest.operators.get(operator) in KINDS
 
 
-def _states_of(saved: Saved, operator: str) -> list[StateRef]:
+def _states_of(saved: StateSource, operator: str) -> list[StateRef]:
     states = [state for state in saved.manifest.states if state.uid == operator]
     if not states:
         known = sorted({state.uid for state in saved.manifest.states})
@@ -114,7 +118,7 @@ def _states_of(saved: Saved, operator: str) -> list[StateRef]:
     return states
 
 
-def _layout(saved: Saved, operator: str) -> StateLayout:
+def _layout(saved: StateSource, operator: str) -> StateLayout:
     names = sorted({state.name for state in _states_of(saved, operator)})
     if not is_decodable(saved, operator):
         kind = saved.manifest.operators.get(operator, "unknown")
@@ -150,7 +154,7 @@ class _Key:
             raise UsageError(f"key={key!r} does not fit the keys of {operator!r} ({types}): {error}") from None
         return cls(pa.RecordBatch.from_arrays(arrays, names=list(names)))
 
-    def group(self, saved: Saved) -> int | None:
+    def group(self, saved: StateSource) -> int | None:
         names = self.columns.schema.names
         return int(key_groups(hash_keys(self.columns, names, saved.manifest.hash_seed), saved.manifest.max_parallelism)[0])
 

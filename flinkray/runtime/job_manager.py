@@ -31,6 +31,7 @@ from flinkray.core.job_events import (
     ManifestFate,
     OpenFailed,
     RecordEnd,
+    RefuseSavepoint,
     Say,
     Send,
     StandDown,
@@ -39,6 +40,7 @@ from flinkray.core.job_events import (
     Tick,
     WriteJournal,
     WriteManifest,
+    WriteSavepoint,
 )
 from flinkray.core.leadership_events import Append, Lead, LeadershipEvent
 from flinkray.core.leadership_events import Superseded as LeadershipSuperseded
@@ -47,6 +49,7 @@ from flinkray.errors import DeposedError, FlinkrayError, StorageError
 from flinkray.runtime.backend import WorkerBackend
 from flinkray.runtime.job_log import JobLog, iso, now_iso
 from flinkray.runtime.job_storage import JobStorage, NoStorage, StorageOfJob
+from flinkray.runtime.savepoints import Outcome, SavepointRunner
 from flinkray.runtime.sinks import finish_sinks, transactional_uids
 from flinkray.runtime.status import status_document
 from flinkray.runtime.task_manager import JobBundle, Secrets
@@ -81,6 +84,7 @@ class JobManager:
         self.core = JobCore(bundle.graph, job_settings(bundle.config), lead.token, transactional_uids(bundle.graph))
         self._gate = JournalGate()
         self._events: queue.SimpleQueue[JobEvent | _Recorded] = queue.SimpleQueue()
+        self._savepoints = SavepointRunner(self._storage, self._events.put)
         self._io = ThreadPoolExecutor(1, "flinkray-storage")
         self._sweeper = ThreadPoolExecutor(1, "flinkray-sweep")
         self._effects = ThreadPoolExecutor(1, "flinkray-effects")
@@ -117,6 +121,14 @@ class JobManager:
     def cancel(self, reason: str = "", request: str = "") -> None:
         """`request`: its id; one that is known already changes nothing (rule 24)."""
         self._events.put(CancelRequested(reason, request))
+
+    def begin_savepoint(self, name: str) -> str:
+        """Returns a request id for `savepoint_outcome`."""
+        return self._savepoints.begin(name)
+
+    def savepoint_outcome(self, request: str) -> Outcome | None:
+        """None while it is being made."""
+        return self._savepoints.outcome(request)
 
     def wait(self, timeout_s: float | None) -> bool:
         """True when the job has ended, or is led by another process."""
@@ -160,6 +172,9 @@ class JobManager:
                 self._backend.leave()
             else:
                 self._backend.close()
+            self._savepoints.close(
+                "another JobManager leads the job" if self._deposed else f"the job has ended ({self.core.status.value})"
+            )
             self._ended.set()
             for executor in (self._io, self._sweeper, self._effects):
                 executor.shutdown(wait=False, cancel_futures=True)
@@ -212,6 +227,10 @@ class JobManager:
             self._effect(self._backend.kill, command.instance)
         elif isinstance(command, WriteManifest):
             self._io.submit(self._write_manifest, command)
+        elif isinstance(command, WriteSavepoint):
+            self._savepoints.write(command)
+        elif isinstance(command, RefuseSavepoint):
+            self._savepoints.refuse(command.request, command.reason)
         elif isinstance(command, Sweep):
             self._sweeper.submit(self._sweep, command)
         elif isinstance(command, RecordEnd):

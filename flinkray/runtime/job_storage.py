@@ -7,15 +7,18 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from flinkray.checkpoint.base import ObjectStore
 from flinkray.checkpoint.key_providers import resolve_provider
 from flinkray.checkpoint.keys import DataKey, KeyProvider
-from flinkray.checkpoint.log_base import CheckpointLog
+from flinkray.checkpoint.log_base import CheckpointLog, Claimed
 from flinkray.checkpoint.log_store import open_log
 from flinkray.checkpoint.manifest import CheckpointStats, Manifest, RunFacts
 from flinkray.checkpoint.patience import Patience
+from flinkray.checkpoint.savepoints import Creation
+from flinkray.checkpoint.state_source import StateSource
 from flinkray.checkpoint.store import check_reachable, open_store, write_probe
 from flinkray.checkpoint.sweep import sweep
 from flinkray.checkpoint.unfenced_log import UnfencedLog
@@ -23,9 +26,10 @@ from flinkray.core.job_events import Adopted, CheckpointContent, JobStatus, Open
 from flinkray.core.journal_view import JournalView
 from flinkray.core.state_plan import check_fit
 from flinkray.core.storage_log import LogView
-from flinkray.errors import DamagedObjectError, KeyUnavailableError, StorageError
+from flinkray.errors import DamagedObjectError, KeyUnavailableError, StorageError, UsageError
 from flinkray.graph.key_groups import HASH_VERSION
 from flinkray.runtime.restore_choice import Readable, RestoreChoice, check_fingerprint, own_entries
+from flinkray.runtime.savepoint_storage import SAVEPOINT, restore_savepoint, savepoints_of, write_savepoint
 from flinkray.runtime.sinks import check_fresh_start
 from flinkray.runtime.task_manager import JobBundle
 
@@ -64,6 +68,21 @@ class StorageOfJob(ABC):
     @abstractmethod
     def stop_waiting(self) -> None:
         """The job ends: a manifest whose fate is open is waited for no more. From any thread; returns at once."""
+
+    def begin_savepoint(self, name: str) -> Creation:
+        """Take the name of a savepoint. This and what follows is called on a thread of its own. Raises UsageError, StorageError."""
+        raise UsageError("this job has no checkpoint storage, and so no savepoints")
+
+    def write_savepoint(self, creation: Creation, checkpoint: int) -> dict[str, Any]:
+        """Copy a complete checkpoint into it; returns its document. It is FAILED when that raises."""
+        raise NotImplementedError
+
+    def fail_savepoint(self, creation: Creation, reason: str) -> None: ...
+
+    def pin(self, checkpoint: int) -> None:
+        """From the loop: no sweep that begins after this takes the checkpoint's objects, until `unpin`."""
+
+    def unpin(self, checkpoint: int) -> None: ...
 
     @abstractmethod
     def data_keys(self) -> tuple[DataKey | None, dict[str, DataKey]]:
@@ -134,17 +153,14 @@ class JobStorage(StorageOfJob):
         self._known: dict[str, DataKey] = {}
         self._trouble = ""
         self._listed: list[dict[str, Any]] = []
+        self._pinned: list[int] = []
 
     def open(self) -> tuple[Opened, str]:
         provider, self._opened_store = self._provider(), self._open_store()
         check_reachable(self._store)
         log = self._log = self._open_log(provider)
-        afresh = self._bundle.config.restore == "none"
-        view = log.read(authenticate=not afresh)
-        found, chosen = self._choose(log, view)
-        claimed = log.claim(self._token, fresh=afresh)
-        if not afresh and claimed.view.newest != view.newest:  # the run before had not ended: it has written since
-            found, chosen = self._choose(log, claimed.view)
+        found, claimed, chosen = self._choose_and_claim(log)
+        self._fail_abandoned(log)
         manifests = [readable.manifest for readable in found]
         if not log.fenced:
             log.forget(log.numbers())  # they were for the choice: what other claims wrote is never swept here
@@ -169,6 +185,19 @@ class JobStorage(StorageOfJob):
             tuple(readable.name for readable in found),
         )
         return opened, chosen
+
+    def _choose_and_claim(self, log: CheckpointLog) -> tuple[list[Readable], Claimed, str]:
+        wanted = self._bundle.config.restore
+        if wanted.startswith(SAVEPOINT):
+            restored, claimed, chosen = restore_savepoint(self._bundle, log, self._token)
+            return [restored], claimed, chosen
+        afresh = wanted == "none"
+        view = log.read(authenticate=not afresh)
+        found, chosen = self._choose(log, view)
+        claimed = log.claim(self._token, fresh=afresh)
+        if not afresh and claimed.view.newest != view.newest:  # the run before had not ended: it has written since
+            found, chosen = self._choose(log, claimed.view)
+        return found, claimed, chosen
 
     def _choose(self, log: CheckpointLog, view: LogView) -> tuple[list[Readable], str]:
         """What to restore, checked."""
@@ -201,6 +230,7 @@ class JobStorage(StorageOfJob):
         log = open_log(self._store, self._bundle.application, provider, journaled)
         claimed = log.adopt(claim, view.data_key, self._token)
         self._trouble = ""
+        self._fail_abandoned(log)
         manifests = [readable.manifest for readable in self._choice(log).read(own_entries(claimed.view, view, log.fenced))]
         if not log.fenced:  # what another claim wrote is never swept here
             log.forget([number for number in log.numbers() if log.name_of(number) in view.chosen_names])
@@ -257,6 +287,7 @@ class JobStorage(StorageOfJob):
     def sweep(self, command: Sweep) -> None:
         if self._log is not None:
             in_flight = {command.in_flight: command.in_flight_base} if command.in_flight is not None else {}
+            in_flight |= {-pinned: pinned for pinned in list(self._pinned)}  # no checkpoint has such an id; its base is what counts
             sweep(self._log, self._config.retained, command.complete, in_flight)
 
     def record_end(self, status: JobStatus) -> None:
@@ -275,6 +306,39 @@ class JobStorage(StorageOfJob):
 
     def stop_waiting(self) -> None:
         self._stop.set()
+
+    def begin_savepoint(self, name: str) -> Creation:
+        return savepoints_of(self._opened_log()).begin(name)
+
+    def write_savepoint(self, creation: Creation, checkpoint: int) -> dict[str, Any]:
+        log = self._opened_log()
+        savepoints = savepoints_of(log)
+        header = write_savepoint(savepoints, creation, self._own_checkpoint(log, checkpoint), self._bundle.code_digest)
+        return savepoints.describe(header.name).document()
+
+    def fail_savepoint(self, creation: Creation, reason: str) -> None:
+        savepoints_of(self._opened_log()).fail(creation, reason)
+
+    def pin(self, checkpoint: int) -> None:
+        self._pinned.append(checkpoint)
+
+    def unpin(self, checkpoint: int) -> None:
+        self._pinned.remove(checkpoint)
+
+    def _fail_abandoned(self, log: CheckpointLog) -> None:
+        with suppress(StorageError):  # they stay CREATING, which says no worse
+            savepoints_of(log).fail_abandoned()
+
+    def _opened_log(self) -> CheckpointLog:
+        if self._log is None or self._facts is None:
+            raise StorageError(f"{self._config.storage} is not open yet; ask again when the job runs")
+        return self._log
+
+    def _own_checkpoint(self, log: CheckpointLog, checkpoint: int) -> StateSource:
+        for entry in log.read().manifests:
+            if entry.header is not None and entry.header.checkpoint == checkpoint and entry.header.claim == log.claim_number:
+                return StateSource(log.manifest(entry), log.store, log.ring)
+        raise StorageError(f"checkpoint {checkpoint} is gone from {log.store.uri}")
 
     def data_keys(self) -> tuple[DataKey | None, dict[str, DataKey]]:
         return self._data_key, dict(self._known)

@@ -6,6 +6,7 @@ import io
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +25,7 @@ from flinkray.runtime.job_manager import JobManager
 from flinkray.runtime.job_manager_process import JobManagerProcess
 from flinkray.runtime.journal import MemorySlots
 from flinkray.runtime.record import JobRecord, new_record
+from flinkray.runtime.savepoints import Outcome
 from flinkray.runtime.task_manager import JobBundle, Secrets, TaskManager
 
 _running: dict[str, LocalJob] = {}
@@ -154,6 +156,12 @@ class LocalJob(JobHandle):
     def cancel(self) -> None:
         self._manager.cancel("asked for")
 
+    def _begin_savepoint(self, name: str) -> str:
+        return self._manager.begin_savepoint(name)
+
+    def _savepoint_outcome(self, request: str) -> Outcome | None:
+        return self._manager.savepoint_outcome(request)
+
     def results(self, uid: str) -> pa.Table:
         return read_results(self._manager.results(uid))
 
@@ -172,6 +180,9 @@ class LocalJob(JobHandle):
         self._record.write(new_record(status))
         if self._record.take_cancel_request():
             self._manager.cancel("asked for from another process")
+        for name in self._record.take_savepoint_requests():
+            with suppress(JobFailedError):  # it has ended: storage tells whoever asked
+                self._manager.begin_savepoint(name)
 
 
 def submit(bundle: JobBundle) -> LocalJob:

@@ -76,6 +76,28 @@ class JobRecord:
         with open(self._cancel, "w") as file:
             file.write("cancel")
 
+    def request_savepoint(self, savepoint: str) -> None:
+        """Of a job in another process of this machine. The name is checked before."""
+        os.makedirs(self._folder, exist_ok=True)
+        handle, _ = tempfile.mkstemp(dir=self._folder, prefix=f"{os.path.basename(self._path)}.savepoint.")
+        with os.fdopen(handle, "w") as file:
+            file.write(savepoint)
+
+    def take_savepoint_requests(self) -> list[str]:
+        """Names that were asked for since the last call."""
+        prefix = f"{os.path.basename(self._path)}.savepoint."
+        names = []
+        with suppress(OSError):
+            for entry in sorted(os.listdir(self._folder)):
+                if entry.startswith(prefix):
+                    path = os.path.join(self._folder, entry)
+                    with open(path) as file:
+                        name = file.read()
+                    if name:  # else it is being written
+                        os.unlink(path)
+                        names.append(name)
+        return names
+
     def take_cancel_request(self) -> bool:
         try:
             os.unlink(self._cancel)

@@ -42,7 +42,7 @@ class RestoreChoice:
         if wanted.startswith("checkpoint:"):
             return self._choose_id(view, wanted.removeprefix("checkpoint:"))
         if wanted != "latest":
-            raise RestoreError(f"--restore {wanted!r}: use latest, none or checkpoint:ID (savepoints are not there yet)")
+            raise RestoreError(f"--restore {wanted!r}: use latest, none, savepoint:NAME or checkpoint:ID")
         if view.ended == JobStatus.FINISHED.value:
             return [], "the run before has FINISHED: starting afresh"
         manifests = self.read(view.since_finished)

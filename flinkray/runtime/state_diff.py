@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flinkray.checkpoint.state_reader import Saved
+from flinkray.checkpoint.state_source import StateSource
 from flinkray.operators.state_views import StateView
 from flinkray.runtime.inspection import decoded, is_decodable
 from flinkray.state.arrow_buffers import contiguous
@@ -27,13 +27,13 @@ class OperatorDiff:
     comparable: bool = True
 
 
-def diff(before: Saved, after: Saved) -> list[OperatorDiff]:
+def diff(before: StateSource, after: StateSource) -> list[OperatorDiff]:
     """Operators with keyed state in either, by uid. Windows that have closed count as removed."""
     keyed = {state.uid for saved in (before, after) for state in saved.manifest.states if state.kind == "keyed"}
     return [_of_operator(before, after, uid) for uid in sorted(keyed)]
 
 
-def _of_operator(before: Saved, after: Saved, uid: str) -> OperatorDiff:
+def _of_operator(before: StateSource, after: StateSource, uid: str) -> OperatorDiff:
     there = [saved for saved in (before, after) if any(state.uid == uid for state in saved.manifest.states)]
     nothing = pa.table({})
     if not all(is_decodable(saved, uid) for saved in there):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import threading
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ _THREAD = "flinkray-kernels"
 
 def submit(graph: JobGraph, config: JobConfig) -> JobHandle:
     """Start the job on the runtime that the configuration names. UsageError and ResourceError before anything is written."""
-    bundle = JobBundle(graph, config, config.name)
+    bundle = JobBundle(graph, config, config.name, code_digest())
     groups = kernel_groups(graph)
     if config.runtime == "local":
         from flinkray.runtime import local
@@ -29,6 +30,16 @@ def submit(graph: JobGraph, config: JobConfig) -> JobHandle:
 
     begin_to_compile(groups)
     return submit_to_ray(bundle)
+
+
+def code_digest() -> str:
+    """SHA-256 of the script that this process runs, hex; empty in a notebook or shell."""
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    try:
+        with open(script or "", "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except OSError:
+        return ""
 
 
 def begin_to_compile(groups: Sequence[str]) -> None:

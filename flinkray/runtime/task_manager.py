@@ -65,6 +65,8 @@ class JobBundle:
     graph: JobGraph
     config: JobConfig
     application: str
+    code_digest: str = ""
+    """SHA-256 of the job's script, hex: what a savepoint says it was made by."""
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,12 @@ class FakeHandle(fr.JobHandle):
     def checkpoints(self):
         return []
 
+    def _begin_savepoint(self, name):
+        return name
+
+    def _savepoint_outcome(self, request):
+        return {"name": request}, None
+
     def cancel(self):
         self.cancelled = True
 

@@ -26,6 +26,7 @@ from flinkray.runtime.ray.replicas import Replicas
 from flinkray.runtime.ray.reservation import release
 from flinkray.runtime.ray.status_copy import StatusCopy
 from flinkray.runtime.record import JobRecord, Record, new_record
+from flinkray.runtime.savepoints import Outcome
 from flinkray.runtime.task_manager import JobBundle
 
 LINGER_S = 600.0
@@ -89,6 +90,14 @@ class JobManagerActor:
         manager = self._leader()
         error = manager.error()
         return self._with_standbys(manager.status()), pickle.dumps(error) if error is not None else None
+
+    @answered_by_the_leader
+    def begin_savepoint(self, name: str) -> str:
+        return self._leader().begin_savepoint(name)
+
+    @answered_by_the_leader
+    def savepoint_outcome(self, request: str) -> Outcome | None:
+        return self._leader().savepoint_outcome(request)
 
     @answered_by_the_leader
     def cancel(self, reason: str, request: str = "") -> None:

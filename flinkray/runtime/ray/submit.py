@@ -26,6 +26,7 @@ from flinkray.runtime.ray.presence import Presence
 from flinkray.runtime.ray.reservation import release, reserve
 from flinkray.runtime.ray.status_copy import answers
 from flinkray.runtime.record import ENDED, JobRecord, Record, new_record
+from flinkray.runtime.savepoints import Outcome
 from flinkray.runtime.task_manager import JobBundle
 
 
@@ -63,6 +64,12 @@ class RayJob(JobHandle):
 
     def checkpoints(self) -> list[dict[str, Any]]:
         return self._leader.call("checkpoints")
+
+    def _begin_savepoint(self, name: str) -> str:
+        return self._leader.call("begin_savepoint", name)
+
+    def _savepoint_outcome(self, request: str) -> Outcome | None:
+        return self._leader.call("savepoint_outcome", request)
 
     def cancel(self) -> None:
         self._leader.call("cancel", "asked for", secrets.token_hex(8))

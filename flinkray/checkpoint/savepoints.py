@@ -1,0 +1,310 @@
+"""Savepoints as objects (rule 21): each a self-contained copy of a complete checkpoint's state, under a name that is taken once.
+
+    savepoints/<name>/intent            who makes it, created if-absent: from here on the name is taken
+    savepoints/<name>/<token>/data/..   its state, sealed with a data key of its own
+    savepoints/<name>/<token>/keys/..   that key, wrapped
+    savepoints/<name>/<token>/manifest  created if-absent, last: READY
+    savepoints/<name>/<token>/failed    why it never will be
+    savepoints/<name>/<token>/deleting  it is going
+
+The intent names the token that counts. A writer that was frozen while its savepoint was deleted writes under a token that nothing names:
+that is never READY, and goes with the next creation or deletion of the name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any
+
+from flinkray.checkpoint.base import CreateOutcome, ObjectStore
+from flinkray.checkpoint.folder_store import FolderStore
+from flinkray.checkpoint.keys import DataKey, KeyProvider, KeyRing
+from flinkray.checkpoint.manifest import Manifest, decode_manifest, encode_manifest
+from flinkray.checkpoint.rereads import sound
+from flinkray.checkpoint.savepoint_format import (
+    SAVEPOINTS_FOLDER,
+    SavepointFacts,
+    SavepointFormatError,
+    SavepointHeader,
+    check_savepoint_name,
+    decode_savepoint,
+    encode_header,
+    encode_savepoint,
+    savepoint_folder,
+)
+from flinkray.checkpoint.sealing import seal, unseal
+from flinkray.checkpoint.state_source import StateSource
+from flinkray.errors import DamagedObjectError, FlinkrayError, RestoreError, StorageError, UsageError
+
+LIMIT = 1_000
+"""Savepoints of one application."""
+
+_INTENT, _MANIFEST, _FAILED, _DELETING = "intent", "manifest", "failed", "deleting"
+
+
+class SavepointState(Enum):
+    CREATING = "CREATING"
+    READY = "READY"
+    FAILED = "FAILED"
+    DELETING = "DELETING"
+
+
+@dataclass(frozen=True)
+class SavepointInfo:
+    """What storage says of a savepoint, without a key."""
+
+    name: str
+    token: str
+    state: SavepointState
+    begun_at_us: int
+    reason: str = ""
+    """Why it FAILED."""
+    header: SavepointHeader | None = None
+    """Of a READY one."""
+    by_run: bool = True
+    """A running job makes it, not a copy."""
+
+    def document(self) -> dict[str, Any]:
+        """JSON-able: what `flinkray savepoint describe --json` prints."""
+        document: dict[str, Any] = {"name": self.name, "state": self.state.value, "begun_at": _iso(self.begun_at_us)}
+        if self.reason:
+            document["reason"] = self.reason
+        header = self.header
+        if header is not None:
+            document |= {
+                "created_at": _iso(header.created_at_us),
+                "checkpoint": header.facts.checkpoint,
+                "claim": header.facts.claim,
+                "bytes": header.bytes,
+                "rows": header.rows,
+                "fingerprint": header.facts.fingerprint,
+                "code_digest": header.facts.code_digest,
+                "package_version": header.facts.package_version,
+                "key_id": header.key_id,
+            }
+        return document
+
+
+@dataclass(frozen=True)
+class Creation:
+    """A name that is taken, and where its state goes."""
+
+    name: str
+    token: str
+    store: ObjectStore
+
+
+class Savepoints:
+    """Of one application. Calls block on storage. `provider` is asked for when state or keys are needed, not for looking."""
+
+    def __init__(self, store: ObjectStore, application: str, provider: Callable[[], KeyProvider]) -> None:
+        self._store = store
+        self._application = application
+        self._provider = provider
+
+    # -- looking --------------------------------------------------------------------------------------------------
+
+    def list(self) -> list[SavepointInfo]:
+        """By name."""
+        intents = [name for name in self._store.list(SAVEPOINTS_FOLDER) if name.count("/") == 2 and name.endswith(f"/{_INTENT}")]
+        found = [self._look(intent.removesuffix(_INTENT)) for intent in intents]
+        return sorted((info for info in found if info is not None), key=lambda info: info.name)
+
+    def describe(self, name: str) -> SavepointInfo:
+        """Raises UsageError for what is no name, RestoreError naming those there are."""
+        info = self._look(savepoint_folder(check_savepoint_name(name)))
+        if info is None:
+            known = ", ".join(other.name for other in self.list()) or "none"
+            raise RestoreError(f"there is no savepoint {name!r} of {self._application} in {self._store.uri}; there are: {known}")
+        return info
+
+    def read(self, name: str) -> tuple[SavepointHeader, StateSource]:
+        """A READY one's header, authentic, and its state. Raises RestoreError, DamagedObjectError, KeyUnavailableError, StorageError."""
+        info = self.describe(name)
+        if info.state is not SavepointState.READY:
+            raise RestoreError(
+                f"savepoint {name!r} of {self._application} is {info.state.value}{': ' + info.reason if info.reason else ''}"
+            )
+        store = self._folder(name, info.token)
+        ring = KeyRing(store, self._provider())
+        header, manifest = sound(lambda: self._open(name, info.token, store, ring))
+        return header, StateSource(manifest, store, ring)
+
+    # -- creation -------------------------------------------------------------------------------------------------
+
+    def begin(self, name: str, by_run: bool = True) -> Creation:
+        """Take the name; `by_run`: for a running job, see `fail_abandoned`. Raises UsageError when it is taken, or when there are too many, StorageError."""
+        folder = savepoint_folder(check_savepoint_name(name))
+        if not self._store.conditional_create:
+            raise StorageError(
+                f"{self._store.uri} cannot create if absent: two savepoints of one name could not be kept apart; use another storage"
+            )
+        if len(self.list()) >= LIMIT:
+            raise UsageError(f"{self._application} has {LIMIT} savepoints in {self._store.uri}; delete some: flinkray savepoint delete")
+        token = os.urandom(8).hex()
+        intent = json.dumps({"name": name, "token": token, "begun_at_us": time.time_ns() // 1000, "by_run": by_run}).encode()
+        if self._store.create(f"{folder}{_INTENT}", intent) is CreateOutcome.TAKEN:
+            there = self.describe(name)
+            hint = (
+                f"; delete it first: flinkray savepoint delete {self._application} {name}" if there.state is SavepointState.FAILED else ""
+            )
+            raise UsageError(f"savepoint {name!r} of {self._application} exists already ({there.state.value}); names are taken once{hint}")
+        self._store.delete(
+            [other for other in self._store.list(folder) if not other.startswith((f"{folder}{_INTENT}", f"{folder}{token}/"))]
+        )
+        return Creation(name, token, self._folder(name, token))
+
+    def new_key(self, creation: Creation) -> DataKey:
+        """What seals its state, wrapped beside it."""
+        return KeyRing(creation.store, self._provider()).create(0)
+
+    def complete(self, creation: Creation, manifest: Manifest, data_key: DataKey, facts: SavepointFacts) -> SavepointHeader:
+        """Everything it refers to is there: READY. Raises RestoreError when it was deleted meanwhile, StorageError."""
+        header = SavepointHeader(
+            creation.name,
+            self._application,
+            creation.token,
+            time.time_ns() // 1000,
+            data_key.key_id,
+            self._provider().key_id,
+            sum(chunk.sealed_bytes for chunk in manifest.chunks),
+            sum(chunk.rows for chunk in manifest.chunks),
+            facts,
+        )
+        header_bytes = encode_header(header)
+        sealed = seal(data_key.secret, header_bytes, encode_manifest(manifest))
+        outcome = creation.store.create(_MANIFEST, encode_savepoint(header_bytes, sealed))
+        info = self._look(savepoint_folder(creation.name))
+        if outcome is CreateOutcome.TAKEN or info is None or info.token != creation.token or info.state is not SavepointState.READY:
+            creation.store.delete(creation.store.list(""))
+            raise RestoreError(f"savepoint {creation.name!r} of {self._application} was deleted while it was being made")
+        return header
+
+    def fail(self, creation: Creation, reason: str) -> None:
+        """It never will be READY: what was written of it goes, the name stays taken until it is deleted. Raises StorageError."""
+        creation.store.put(_FAILED, reason.encode())
+        creation.store.delete([name for name in creation.store.list("") if name != _FAILED])
+
+    def fail_abandoned(self) -> None:
+        """For whoever has just taken the application over: what earlier leaders were making never will be READY. Raises StorageError."""
+        for info in self.list():
+            if info.state is SavepointState.CREATING and info.by_run:
+                creation = Creation(info.name, info.token, self._folder(info.name, info.token))
+                self.fail(creation, "the JobManager that was making it was lost")
+
+    # -- deletion -------------------------------------------------------------------------------------------------
+
+    def delete(self, name: str) -> None:
+        """In whatever state it is; a deletion that was cut off is finished by another one. Raises RestoreError when there is none."""
+        folder = savepoint_folder(check_savepoint_name(name))
+        info = self._look(folder)
+        leftovers = self._store.list(folder)
+        if info is None:
+            if not leftovers:
+                self.describe(name)  # says that there is none, and which there are
+            self._store.delete(leftovers)
+            return
+        marker = f"{folder}{info.token}/{_DELETING}"
+        self._store.put(marker, b"")
+        self._store.delete([f"{folder}{info.token}/{_MANIFEST}"])  # first: nothing is READY whose objects are going
+        intent = f"{folder}{_INTENT}"
+        self._store.delete([other for other in self._store.list(folder) if other not in (marker, intent)])
+        self._store.delete([intent])
+        self._store.delete([marker])
+
+    # -- copies ---------------------------------------------------------------------------------------------------
+
+    def copy(self, name: str, target: Savepoints, new_name: str) -> SavepointHeader:
+        """The same state under `new_name` in `target`, another application's or storage's, its key wrapped by the target's. Every byte is
+        checked before the copy is READY. Raises what `read` and `begin` raise, DamagedObjectError."""
+        header, source = self.read(name)
+        creation = target.begin(new_name, by_run=False)
+        try:
+            data_key = source.ring.get(header.data_key)
+            KeyRing(creation.store, target._provider()).add(data_key)
+            for object_name in sorted(source.manifest.object_names):
+                creation.store.put(object_name, _whole(source.store, object_name))
+            copied = StateSource(source.manifest, creation.store, KeyRing(creation.store, target._provider()))
+            for problem in copied.problems():
+                raise DamagedObjectError(problem.object_name, problem.reason)
+            return target.complete(creation, source.manifest, data_key, header.facts)
+        except FlinkrayError as error:
+            with suppress(StorageError):
+                target.fail(creation, f"copying it failed: {error}")
+            raise
+
+    # -- within ---------------------------------------------------------------------------------------------------
+
+    def _folder(self, name: str, token: str) -> ObjectStore:
+        return FolderStore(self._store, f"{savepoint_folder(name)}{token}/")
+
+    def _look(self, folder: str) -> SavepointInfo | None:
+        """What stands in a savepoint's folder; None when its name is free."""
+        try:
+            intent = json.loads(self._store.get(f"{folder}{_INTENT}"))
+            name, token, begun_at_us = str(intent["name"]), str(intent["token"]), int(intent["begun_at_us"])
+            by_run = bool(intent["by_run"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedObjectError(f"{folder}{_INTENT}", f"it does not say whose savepoint it is: {error}") from error
+        there = {other.removeprefix(f"{folder}{token}/") for other in self._store.list(f"{folder}{token}/")}
+        if _DELETING in there:
+            return SavepointInfo(name, token, SavepointState.DELETING, begun_at_us)
+        if _FAILED in there:  # also with a manifest that came late
+            return SavepointInfo(name, token, SavepointState.FAILED, begun_at_us, self._reason(f"{folder}{token}/{_FAILED}"))
+        if _MANIFEST in there:
+            return self._ready(name, token, begun_at_us)
+        return SavepointInfo(name, token, SavepointState.CREATING, begun_at_us, by_run=by_run)
+
+    def _reason(self, name: str) -> str:
+        try:
+            return self._store.get(name).decode(errors="replace")
+        except FileNotFoundError:
+            return "it is being deleted"
+
+    def _ready(self, name: str, token: str, begun_at_us: int) -> SavepointInfo:
+        store = self._folder(name, token)
+        try:
+            header, _, _ = decode_savepoint(store.get(_MANIFEST))
+        except FileNotFoundError:
+            return SavepointInfo(name, token, SavepointState.DELETING, begun_at_us)
+        except (SavepointFormatError, RestoreError) as error:
+            return SavepointInfo(name, token, SavepointState.READY, begun_at_us, f"its manifest is damaged: {error}")
+        return SavepointInfo(name, token, SavepointState.READY, begun_at_us, header=header)
+
+    def _open(self, name: str, token: str, store: ObjectStore, ring: KeyRing) -> tuple[SavepointHeader, Manifest]:
+        place = f"{savepoint_folder(name)}{token}/{_MANIFEST}"
+        try:
+            header, header_bytes, body = decode_savepoint(store.get(_MANIFEST))
+        except FileNotFoundError:
+            raise DamagedObjectError(place, f"it is missing in {self._store.uri}") from None
+        except SavepointFormatError as error:
+            raise DamagedObjectError(place, str(error)) from error
+        if (header.name, header.token) != (name, token):
+            raise DamagedObjectError(place, f"it is savepoint {header.name!r}, moved; copy it with: flinkray savepoint copy")
+        if header.application != self._application:
+            raise RestoreError(
+                f"savepoint {name!r} in {self._store.uri} belongs to application {header.application!r}, not to {self._application!r}: "
+                f"copy it with: flinkray savepoint copy {header.application} {name} --to-app {self._application}"
+            )
+        manifest = decode_manifest(unseal(ring.get(header.data_key).secret, header_bytes, body, place), place)
+        return header, manifest
+
+
+def _whole(store: ObjectStore, name: str) -> bytes:
+    try:
+        return store.get(name)
+    except FileNotFoundError:
+        raise DamagedObjectError(name, f"it is missing in {store.uri}") from None
+
+
+def _iso(micros: int) -> str:
+    return datetime.fromtimestamp(micros / 1e6, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
