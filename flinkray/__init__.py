@@ -39,10 +39,22 @@ if TYPE_CHECKING:
         UsageError,
         WaitTimeoutError,
     )
+    from flinkray.graph.process import (
+        AggregateFunction,
+        AggregatingState,
+        KeyedProcessFunction,
+        ListState,
+        MapState,
+        ProcessContext,
+        ReducingState,
+        ValueState,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AggregateFunction",
+    "AggregatingState",
     "Checkpointing",
     "ConfigError",
     "DamagedObjectError",
@@ -60,10 +72,15 @@ __all__ = [
     "KeyEnv",
     "KeyFile",
     "KeyUnavailableError",
+    "KeyedProcessFunction",
     "KeyedStream",
+    "ListState",
+    "MapState",
     "OperatorError",
     "PlanError",
+    "ProcessContext",
     "ProtocolError",
+    "ReducingState",
     "ResourceError",
     "Resources",
     "RestartStrategy",
@@ -73,6 +90,7 @@ __all__ = [
     "StorageError",
     "StreamEnvironment",
     "UsageError",
+    "ValueState",
     "WaitTimeoutError",
     "Watermarks",
     "WindowedStream",
@@ -100,6 +118,16 @@ _HOMES = {
     "flinkray.api.stream": ("DataStream", "DataStreamSink"),
     "flinkray.api.watermarks": ("Watermarks",),
     "flinkray.config": ("Checkpointing", "HighAvailability", "KeyEnv", "KeyFile", "Resources", "RestartStrategy"),
+    "flinkray.graph.process": (
+        "AggregateFunction",
+        "AggregatingState",
+        "KeyedProcessFunction",
+        "ListState",
+        "MapState",
+        "ProcessContext",
+        "ReducingState",
+        "ValueState",
+    ),
     "flinkray.errors": tuple(name for name in __all__ if name.endswith("Error")),
 }
 

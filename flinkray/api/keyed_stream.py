@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from flinkray.api.columns import OutputSchema, function_schema
 from flinkray.api.environment import StreamEnvironment
 from flinkray.api.stream import DataStream
 from flinkray.config import Duration, duration_us
@@ -13,8 +14,10 @@ from flinkray.errors import PlanError
 from flinkray.graph.joins import How
 from flinkray.graph.logical import LogicalNode
 from flinkray.graph.planner_uids import check_uid
+from flinkray.graph.process import KeyedProcessFunction
 from flinkray.graph.resolve_joins import interval, join_node
 from flinkray.graph.resolve_keyed import AggregateCall, aggregate_node, require_event_time, top_n_node
+from flinkray.graph.resolve_process import process_node
 from flinkray.graph.windows import SessionWindow, SlidingWindow, TumblingWindow, Window
 
 By = str | tuple[str, Literal["asc", "desc"]]
@@ -39,6 +42,22 @@ class KeyedStream:
     def window(self, assigner: Window) -> WindowedStream:
         """Aggregate per window: `fr.windows.Tumbling(...)`, `Sliding(...)` or `Session(...)`."""
         return WindowedStream(self._environment, self._node, self.keys, assigner)
+
+    def process(
+        self,
+        function: KeyedProcessFunction,
+        output_schema: OutputSchema | None = None,
+        *,
+        uid: str | None = None,
+        name: str | None = None,
+    ) -> DataStream:
+        """A function of your own with state and timers per key: an instance of a class that extends `fr.KeyedProcessFunction`.
+
+        Its columns are `output_schema`, or the attribute of that name; without one they are known only when the first rows come. Rows
+        given to `ctx.output(tag, row)` are had by `get_side_output(tag)`, of the schemas in its attribute `side_outputs`.
+        """
+        schema = function_schema(function, output_schema, "process")  # type: ignore[arg-type]
+        return DataStream(self._environment, process_node(self._node, self.keys, function, schema))._label(uid, name)
 
     def interval_join(self, other: KeyedStream, lower: Duration, upper: Duration, how: How = "inner") -> DataStream:
         """Rows of this stream with those rows of the other that have the same key and `lower` to `upper` later event time, both bounds

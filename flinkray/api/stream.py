@@ -157,7 +157,8 @@ class DataStream(_Step):
         return self._then(resolve.rebalance_node(self._node))
 
     def get_side_output(self, tag: str) -> DataStream:
-        """Late rows of the window that made this stream (`side_output_late`), or a source's rejected rows ("dead_letter")."""
+        """Late rows of the window that made this stream (`side_output_late`), a source's rejected rows ("dead_letter"), or what the process
+        function that made it gives to `ctx.output(tag, row)`."""
         return self._then(resolve.side_output_node(self._node, tag))
 
     # -- keys and windows -----------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from flinkray.connectors.base import DEAD_LETTER, Sink, Source
 from flinkray.expressions import Expression
 from flinkray.graph.aggregates import Aggregate
 from flinkray.graph.joins import Join
+from flinkray.graph.process import KeyedProcessFunction
 from flinkray.graph.windows import WatermarkStrategy, Window
 
 DEAD_LETTER_TAG = "dead_letter"
@@ -213,6 +214,22 @@ class JoinNode(LogicalNode):
     stateful: ClassVar[bool] = True
 
     join: Join
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ProcessNode(LogicalNode):
+    """A user's function with state and timers per key."""
+
+    kind: ClassVar[str] = "process"
+    stateful: ClassVar[bool] = True
+
+    keys: tuple[str, ...]
+    function: KeyedProcessFunction
+    sides: Mapping[str, pa.Schema]
+    """Declared side outputs."""
+
+    def side_outputs(self) -> Mapping[str, RowType]:
+        return {tag: RowType(schema, self.rows.event_time) for tag, schema in self.sides.items()}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -12,6 +12,7 @@ from flinkray.graph.logical import (
     JoinNode,
     KeyedNode,
     LogicalNode,
+    ProcessNode,
     ProjectNode,
     RowType,
     SideOutputNode,
@@ -100,6 +101,11 @@ def input_need(node: LogicalNode, need: Need, found: Mapping[OutputKey, Need]) -
             through = frozenset(node.inputs[0].rows.names()) & frozenset(kept(node.rows, need))
             order = frozenset(name for name, _ in node.by)
             return _late(node, found) | Need(through.union(order, node.keys), event_time=True)
+        case ProcessNode():
+            wanted = node.function.input_columns
+            everything = all_columns(node.inputs[0].rows)
+            named = everything.columns if wanted is None else frozenset({*wanted, *node.keys})
+            return Need(named, node.inputs[0].rows.event_time)
         case SinkNode():
             return all_columns(node.inputs[0].rows)
         case _:  # union, rebalance

@@ -16,6 +16,7 @@ from flinkray.graph.planner_columns import Need, OutputKey, all_columns, input_n
 from flinkray.graph.planner_drafts import Draft, Drafts, Link, Port
 from flinkray.graph.planner_joins import lower_join
 from flinkray.graph.planner_keyed import lower_aggregate, lower_top_n
+from flinkray.graph.planner_process import lower_process
 from flinkray.graph.resolve import written_schema
 
 SPLITS = pa.schema([("split", pa.string()), ("size", pa.int64())])
@@ -90,6 +91,8 @@ class Lowering:
             case logical.JoinNode():
                 left, right = (self._ports[stream.serial] for stream in node.inputs)
                 return lower_join(self, node, (left, right))
+            case logical.ProcessNode():
+                return lower_process(self, node)
             case logical.SinkNode():
                 return self._sink(node)
             case _:
@@ -200,7 +203,7 @@ class Lowering:
 
     def _side_output(self, node: logical.SideOutputNode) -> Port:
         port = self.port(node)
-        if isinstance(node.inputs[0], logical.SourceNode):
+        if isinstance(node.inputs[0], logical.SourceNode | logical.ProcessNode):
             return Port(port.draft, node.rows, node.tag)
         # Late rows are as they came to the operator: maybe with computed arguments that the user does not know of.
         return self.drafts.narrow(self.late[node.inputs[0].serial], self.need(node), node.rows)

@@ -144,7 +144,7 @@ def side_output_node(stream: LogicalNode, tag: str) -> SideOutputNode:
         there = ", ".join(map(repr, outputs)) or "none"
         raise PlanError(
             f"get_side_output({tag!r}): {stream.display_name!r} has no such side output (it has: {there}); ask the stream "
-            "that comes right from the window (side_output_late) or source (on_error='dead_letter')"
+            "that comes right from the window (side_output_late), source (on_error='dead_letter') or process function (side_outputs)"
         )
     return SideOutputNode(inputs=(stream,), rows=outputs[tag], tag=tag)
 

@@ -26,6 +26,7 @@ _CLASSES = {
     "window_top_n": "window_top_n:WindowTopNOperator",
     "interval_join": "interval_join:IntervalJoinOperator",
     "window_join": "window_join:WindowJoinOperator",
+    "process": "process:ProcessOperator",
     "sink": "sink:SinkOperator",
 }
 _SESSIONS = "session_aggregate:SessionAggregateOperator"

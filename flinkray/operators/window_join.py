@@ -27,10 +27,10 @@ from flinkray.operators.restore import KEY_GROUP, TableCapture, capture_watermar
 from flinkray.operators.window_panes import PANE, encode_panes
 from flinkray.state.arrow_buffers import words_of
 from flinkray.state.grouping import pane_starts, sort_by_pane
-from flinkray.state.join_kernels import group_rows
 from flinkray.state.key_hash import hash_keys, key_groups
 from flinkray.state.key_index import KeyIndex
 from flinkray.state.row_buffer import plain_schema
+from flinkray.state.slot_groups import group_rows
 
 
 class WindowJoinOperator(Operator):

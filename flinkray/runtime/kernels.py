@@ -5,8 +5,9 @@ from __future__ import annotations
 from flinkray.connectors.csv import CsvSource
 from flinkray.graph.job_graph import JobGraph
 from flinkray.graph.joins import Join
+from flinkray.graph.process import KeyedProcessFunction
 from flinkray.graph.windows import SessionWindow
-from flinkray.state.warm import CSV, JOINS, KEYED, SESSIONS
+from flinkray.state.warm import CSV, JOINS, KEYED, PROCESS, SESSIONS
 
 
 def kernel_groups(graph: JobGraph) -> tuple[str, ...]:
@@ -19,4 +20,6 @@ def kernel_groups(graph: JobGraph) -> tuple[str, ...]:
         groups.append(CSV)
     if any(isinstance(value, Join) for value in values):
         groups.append(JOINS)
+    if any(isinstance(value, KeyedProcessFunction) for value in values):
+        groups.append(PROCESS)
     return tuple(groups)

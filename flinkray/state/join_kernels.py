@@ -1,4 +1,4 @@
-"""The kernels of joins: rows chained by key and ordered by time, probed by batches of the other side; rows grouped by slot."""
+"""The kernels of joins: rows chained by key and ordered by time, probed by batches of the other side."""
 
 from __future__ import annotations
 
@@ -111,19 +111,3 @@ def expire(entries, rows, floors, before, until, lonely, told):  # type: ignore[
                     count += 1
         floors[block] = floor
     return count
-
-
-@njit([types.void(RO_I4, I8, I8)], nogil=True, cache=True)
-def group_rows(slots, starts, order):  # type: ignore[no-untyped-def]
-    """Rows of slot s become `order[starts[s]:starts[s + 1]]`, in their old order; rows with a slot below zero are left out. `starts` is
-    zero before, and has one more than there are slots."""
-    for i in range(slots.size):
-        if slots[i] >= 0:
-            starts[slots[i] + 1] += 1
-    for slot in range(starts.size - 1):
-        starts[slot + 1] += starts[slot]
-    place = starts.copy()
-    for i in range(slots.size):
-        if slots[i] >= 0:
-            order[place[slots[i]]] = i
-            place[slots[i]] += 1

@@ -1,0 +1,333 @@
+"""Runs a user's `KeyedProcessFunction`: rows or timers of a batch together, so that state is gathered and put back once for each key.
+
+State of a key lies in a dense slot (`state.key_index`). Event timers fire when the watermark reaches their time, before it goes on, in
+order of time; processing timers when the clock does. At the end of input all event timers fire, those registered meanwhile up to the
+largest event time that was seen; processing timers are dropped.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+from bisect import insort
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from flinkray.columns import EVENT_TIME, MAX_WATERMARK
+from flinkray.errors import PlanError
+from flinkray.graph.process import KeyedProcessFunction, mode_of, states_of
+from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState, StateCapture
+from flinkray.operators.functions import _columns as batch_columns
+from flinkray.operators.functions import user_errors
+from flinkray.operators.process_context import EVENT, PROCESSING, BatchKeys, Context
+from flinkray.operators.process_rows import key_values, rows_of
+from flinkray.operators.process_state import Cursor, bind
+from flinkray.operators.process_store import ProcessStore
+from flinkray.operators.process_timers import Int64Array, Timers
+from flinkray.operators.rows import BatchBuilder, visible_batch, with_event_times
+from flinkray.state.arrow_buffers import contiguous, words_of
+from flinkray.state.slot_groups import group_rows, number_slots
+
+
+class ProcessOperator(Operator):
+    """`output_schema`: what the function gives (None: what its first batch has); `side_schemas`: by tag; `columns`: what of the input
+    the function sees (None: all)."""
+
+    def __init__(
+        self,
+        *,
+        keys: Sequence[str],
+        function: KeyedProcessFunction,
+        output_schema: pa.Schema | None,
+        side_schemas: Mapping[str, pa.Schema],
+        columns: Sequence[str] | None = None,
+    ) -> None:
+        self._keys, self._given = tuple(keys), function
+        self._declared, self._side_schemas, self._columns = output_schema, dict(side_schemas), columns
+        self._mode = mode_of(function)
+        self._cursor = Cursor()
+
+    # --- life
+
+    def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
+        super().open(context, restored, restored_checkpoint)
+        schema = context.input_schemas[0]
+        if schema is None:
+            raise PlanError(f"{context.name}: process needs to know its input's columns; declare output_schema upstream")
+        self._has_time = EVENT_TIME in schema.names
+        self._ctx = Context(self._cursor, context.clock, self._side_schemas, context.name)
+        self._ctx.has_event_time = self._has_time
+        self._function: Any = copy.deepcopy(self._given)
+        self._states = {
+            attribute: bind(state, self._cursor, lambda: self._store.history.generation)
+            for attribute, state in states_of(self._function).items()
+        }
+        for attribute, state in self._states.items():
+            setattr(self._function, attribute, state)
+        kinds = [schema.field(key).type for key in self._keys]
+        timers = {EVENT: self._ctx.event_timers, PROCESSING: self._ctx.processing_timers}
+        self._store = ProcessStore(context, self._keys, kinds, list(self._states.values()), timers)
+        self._store.restore(restored, restored_checkpoint)
+        self._ctx.watermark = self._store.watermark
+        self._builder = BatchBuilder(self._declared, context)
+        self._side_builders = {tag: BatchBuilder(side, context) for tag, side in self._side_schemas.items()}
+        self._marks, self._epoch = np.zeros(1 << 14, np.int64), 0
+        with user_errors(context):
+            self._function.open(self._ctx)
+        self._store.measure()
+
+    def close(self) -> None:
+        if hasattr(self, "_function"):
+            with user_errors(self.context):
+                self._function.close()
+
+    # --- rows
+
+    def process(self, batch: pa.RecordBatch, input_index: int, out: Output) -> None:
+        slots = self._store.slots(batch)
+        times = words_of(batch.column(EVENT_TIME)) if self._has_time else None
+        if times is not None:
+            self._store.largest_us = max(self._store.largest_us, int(times.max()))
+        index, firsts = self._numbered(slots)
+        keys = [contiguous(batch.column(name).take(pa.array(firsts))) for name in self._keys]
+        rows = visible_batch(batch)
+        if self._columns is not None:
+            rows = rows.select(list(self._columns))
+        with self._at_work(slots[firsts].astype(np.int64), out):
+            if self._mode == "process":
+                self._each_row(rows, index, key_values(keys), times, out)
+            elif self._mode == "process_batch":
+                self._each_key(rows, index, key_values(keys), times, out)
+            else:
+                self._all_keys(self._function.process_keys, rows, BatchKeys(index, _one_array(keys, self._keys)), times, out)
+        self._store.measure()
+
+    def _each_row(self, rows: pa.RecordBatch, index: np.ndarray, keys: list[Any], times: Int64Array | None, out: Output) -> None:
+        ctx, cursor, process = self._ctx, self._cursor, self._function.process
+        given: list[Mapping[str, Any]] = []
+        given_at: list[Any] = []
+        stamps = times.tolist() if times is not None else [None] * rows.num_rows
+        for place, row, ctx.timestamp in zip(index.tolist(), rows_of(rows), stamps, strict=True):
+            cursor.at = place
+            ctx.key = keys[place]
+            result = process(row, ctx)
+            if result is not None:
+                for made in result:
+                    given.append(made)
+                    given_at.append(ctx.timestamp)
+        self._emit_rows(given, given_at, out)
+
+    def _each_key(self, rows: pa.RecordBatch, index: np.ndarray, keys: list[Any], times: Int64Array | None, out: Output) -> None:
+        starts, order = np.zeros(len(keys) + 1, np.int64), np.empty(rows.num_rows, np.int64)
+        group_rows(index, starts, order)
+        rows, times = rows.take(pa.array(order)), None if times is None else times[order]
+        for place, (start, stop) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
+            self._cursor.at, self._ctx.key = place, keys[place]
+            mine = None if times is None else times[start:stop]
+            self._set_times(mine)
+            self._emit_result(self._function.process_batch(rows.slice(start, stop - start), self._ctx), mine, out)
+
+    def _all_keys(
+        self,
+        call: Callable[..., Any],
+        rows: pa.RecordBatch | None,
+        keys: BatchKeys,
+        times: Int64Array | None,
+        out: Output,
+        stamps: Int64Array | None = None,
+    ) -> None:
+        """`process_keys(rows, keys, ctx)`, or without rows `on_timers(keys, times, ctx)`, whose rows have the event times `stamps`."""
+        if rows is not None:
+            self._set_times(times)
+            self._emit_result(call(rows, keys, self._ctx), times, out)
+        else:
+            self._set_times(stamps)
+            self._emit_result(call(keys, times, self._ctx), stamps, out)
+
+    def _set_times(self, times: Int64Array | None) -> None:
+        self._ctx.timestamps = times
+        self._ctx.timestamp = None if times is None else int(times.max())
+
+    # --- time
+
+    def on_watermark(self, watermark_us: int, out: Output) -> None:
+        if watermark_us <= self._store.watermark:
+            return
+        self._store.watermark = watermark_us
+        self._ctx.watermark = watermark_us
+        timers = self._ctx.event_timers
+        while True:
+            times, slots = timers.pop(watermark_us)
+            if not len(times):
+                break
+            self._fire(EVENT, times, slots, times, out, at_most=self._store.largest_us if watermark_us == MAX_WATERMARK else None)
+        timers.forget_deleted(watermark_us)
+        self._store.sweep()
+        self._store.measure()
+
+    def on_processing_time(self, now_s: float, out: Output) -> None:
+        timers, now_us = self._ctx.processing_timers, int(now_s * 1e6)
+        due = timers.peek_us()
+        if due is None or due > now_us:
+            return
+        times, slots = timers.pop(now_us)
+        if len(times):
+            after = max(self._store.largest_us, min(self._store.watermark, MAX_WATERMARK - 1) + 1)
+            stamps = np.full(len(times), after, np.int64) if self._has_time else None
+            self._fire(PROCESSING, times, slots, stamps, out)
+        timers.forget_deleted(now_us)
+        self._store.measure()
+
+    def on_end(self, out: Output) -> None:
+        self._ctx.processing_timers.clear()
+
+    def _fire(
+        self, domain: str, times: Int64Array, slots: Int64Array, stamps: Int64Array | None, out: Output, at_most: int | None = None
+    ) -> None:
+        """Timers of one slice. `stamps`: the event times of the rows that they give. `on_timers` is called with one timer of each key
+        at a time."""
+        index, firsts = self._numbered(slots.astype(np.int32))
+        while self._mode == "process_keys" and len(firsts) < len(slots):
+            again = np.ones(len(slots), np.bool_)
+            again[firsts] = False
+            self._fire(domain, times[~again], slots[~again], None if stamps is None else stamps[~again], out, at_most)
+            times, slots, stamps = times[again], slots[again], None if stamps is None else stamps[again]
+            index, firsts = self._numbered(slots.astype(np.int32))
+        unique = slots[firsts]
+        keys = self._store.index.copy_keys(unique).columns()
+        ctx = self._ctx
+        ctx.time_domain = domain
+        with self._at_work(unique, out, at_most):
+            if self._mode == "process_keys":
+                self._all_keys(self._timer_call("on_timers"), None, BatchKeys(index, _one_array(keys, self._keys)), times, out, stamps)
+                return
+            until = int(times[-1]) if at_most is None else min(int(times[-1]), at_most)
+            self._each_timer(self._timers_of(domain), times, index, key_values(keys), stamps, until, out)
+
+    def _each_timer(
+        self,
+        timers: Timers,
+        times: Int64Array,
+        index: np.ndarray,
+        keys: list[Any],
+        stamps: Int64Array | None,
+        until_us: int,
+        out: Output,
+    ) -> None:
+        """Key by key, each in order of time: with those that its timers register up to `until_us`, without those that they delete."""
+        on_timer, ctx = self._timer_call("on_timer"), self._ctx
+        order = np.lexsort((times, index))
+        bounds = np.searchsorted(index[order], np.arange(len(keys) + 1)).tolist()
+        in_order = times[order].tolist()
+        stamp = None if stamps is None or ctx.time_domain == EVENT else int(stamps[0])
+        given: list[Mapping[str, Any]] = []
+        given_at: list[Any] = []
+        for place, key in enumerate(keys):
+            self._cursor.at, ctx.key = place, key
+            due, at, slot = in_order[bounds[place] : bounds[place + 1]], 0, ctx.slot_list[place]
+            while at < len(due):
+                time = due[at]
+                at += 1
+                if timers.is_deleted(time, slot):
+                    continue
+                fresh = timers.fresh
+                ctx.timestamp = time if stamp is None else stamp
+                for made in on_timer(time, ctx) or ():
+                    given.append(made)
+                    given_at.append(ctx.timestamp)
+                if timers.fresh > fresh:
+                    for soon in timers.take_fresh(fresh, until_us):
+                        if soon not in due[at:]:
+                            insort(due, soon, at)
+        self._emit_rows(given, given_at, out)
+
+    def _timers_of(self, domain: str) -> Timers:
+        return self._ctx.event_timers if domain == EVENT else self._ctx.processing_timers
+
+    def _timer_call(self, name: str) -> Callable[..., Any]:
+        call: Callable[..., Any] | None = getattr(self._function, name, None)
+        if call is None:
+            raise TypeError(f"{type(self._function).__name__} has registered timers, but has no {name}(...)")
+        return call
+
+    # --- inside
+
+    def _numbered(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(The number of each row's slot, the first row of each.)"""
+        if self._store.index.high > len(self._marks):
+            self._marks = np.zeros(2 * self._store.index.high, np.int64)
+            self._epoch = 0
+        self._epoch += 1
+        index, firsts = np.empty(len(slots), np.int32), np.empty(len(slots), np.int32)
+        count = number_slots(np.ascontiguousarray(slots), self._marks, self._epoch, index, firsts)
+        return index, firsts[:count]
+
+    @contextmanager
+    def _at_work(self, slots: Int64Array, out: Output, at_most: int | None = None) -> Iterator[None]:
+        """State of these slots is at hand; what was changed is put back, timers are registered, side outputs leave."""
+        generation, ctx = self._store.history.generation, self._ctx
+        self._cursor.slots, ctx.slot_list = slots, slots.tolist() if self._mode != "process_keys" else []
+        cells = [state.cells for state in self._states.values()] if self._mode != "process_keys" else []
+        collecting = gc.isenabled()
+        gc.disable()  # millions of objects live in state: looking through them between rows finds nothing
+        try:
+            for each in cells:
+                each.begin(slots, generation)
+            with user_errors(self.context):
+                yield
+                for each in cells:
+                    each.end(slots, generation)
+                ctx.event_timers.settle(at_most)
+                ctx.processing_timers.settle()
+        finally:
+            self._cursor.slots = None
+            if collecting:
+                gc.enable()
+        self._emit_sides(out)
+
+    def _emit_rows(self, rows: list[Mapping[str, Any]], times: list[Any], out: Output) -> None:
+        for start in range(0, len(rows), self.context.batch_rows):
+            part = rows[start : start + self.context.batch_rows]
+            for row in part:
+                if not isinstance(row, Mapping):
+                    raise TypeError(f"{type(self._function).__name__} gave {row!r:.80} among its rows, not a dict")
+            stamps = pa.array(times[start : start + len(part)], pa.int64()) if self._has_time else None
+            out.emit(with_event_times(self._builder.from_rows(part), stamps))
+
+    def _emit_result(self, result: Any, times: Int64Array | None, out: Output) -> None:
+        """A batch, or rows. With as many rows as came, each has its row's event time, else all have the largest."""
+        if result is None:
+            return
+        if not isinstance(result, pa.RecordBatch | pa.Table | Mapping) and type(result).__module__.partition(".")[0] != "pandas":
+            rows = list(result)
+            stamps = [None] * len(rows) if times is None else self._stamps(len(rows), times).tolist()
+            self._emit_rows(rows, stamps, out)
+            return
+        columns = batch_columns(result)
+        count = len(next(iter(columns.values()))) if columns else 0
+        if count:
+            out.emit(with_event_times(self._builder.from_columns(columns), None if times is None else pa.array(self._stamps(count, times))))
+
+    def _stamps(self, count: int, times: Int64Array) -> Int64Array:
+        return times if count == len(times) else np.full(count, times.max(), np.int64)
+
+    def _emit_sides(self, out: Output) -> None:
+        for tag, (rows, times) in self._ctx.side.items():
+            if rows:
+                stamps = pa.array(times, pa.int64()) if self._has_time else None
+                out.emit(with_event_times(self._side_builders[tag].from_rows(rows), stamps), tag)
+                rows.clear()
+                times.clear()
+
+    # --- snapshot
+
+    def snapshot(self, checkpoint_id: int, base_id: int | None) -> list[StateCapture]:
+        return self._store.snapshot(checkpoint_id, base_id)
+
+
+def _one_array(keys: Sequence[pa.Array], names: Sequence[str]) -> pa.Array:
+    return keys[0] if len(keys) == 1 else pa.StructArray.from_arrays(list(keys), names=list(names))

@@ -1,0 +1,156 @@
+"""State by slot, and the part of it that a batch works on.
+
+Before a batch the values of its keys are gathered into `cells`, a Python list by the number of the key in the batch; what was changed
+goes back at its end. Outside of a batch cells are `OUTSIDE`, which raises. `stamps[slot]` is the generation of the last change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from flinkray.errors import UsageError
+from flinkray.operators.process_values import ValueKind
+from flinkray.state.growth import grown
+
+Int64Array = npt.NDArray[np.int64]
+STEP = 1 << 14
+
+
+class _Outside(list[Any]):
+    """Cells when there is no key: every access raises."""
+
+    def _refuse(self, *_: Any) -> NoReturn:
+        raise UsageError("state was used where there is no key: it has values only inside process(), on_timer() and the like")
+
+    __getitem__ = __setitem__ = _refuse
+
+
+OUTSIDE = _Outside()
+
+
+@dataclass(frozen=True)
+class CellsCopy:
+    """The values of some slots; nobody changes them any more."""
+
+    slots: Int64Array
+    valid: npt.NDArray[np.bool_]
+    make_array: Callable[[], pa.Array]
+
+
+class WordCells:
+    """Numbers: a word for each slot."""
+
+    def __init__(self, kind: ValueKind) -> None:
+        self.kind = kind
+        self.cells: list[Any] = OUTSIDE
+        self.changed: list[int] = []
+        self.stamps = np.zeros(STEP, np.int64)
+        self.words = np.zeros(STEP, np.int64)
+        self.valid = np.zeros(STEP, np.bool_)
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.stamps.nbytes + self.words.nbytes + self.valid.nbytes
+
+    def make_room(self, high: int) -> None:
+        self.stamps = grown(self.stamps, high, STEP)
+        self.words = grown(self.words, high, STEP)
+        self.valid = grown(self.valid, high, STEP)
+
+    def begin(self, slots: Int64Array, generation: int) -> None:
+        self.cells = self.kind.words_to_list(self.words[slots])
+        for empty in np.flatnonzero(~self.valid[slots]).tolist():
+            self.cells[empty] = None
+
+    def end(self, slots: Int64Array, generation: int) -> None:
+        if self.changed:
+            places = np.unique(np.array(self.changed, np.int64))
+            values = [self.cells[place] for place in places.tolist()]
+            valid = np.array([value is not None for value in values])
+            if not valid.all():
+                values = [0 if value is None else value for value in values]
+            changed = slots[places]
+            self.words[changed], self.valid[changed] = self.kind.list_to_words(values), valid
+            self.stamps[changed] = generation
+            self.changed = []
+        self.cells = OUTSIDE
+
+    def live(self, high: int) -> npt.NDArray[np.bool_]:
+        return self.valid[:high].copy()
+
+    def copy(self, slots: Int64Array) -> CellsCopy:
+        words, valid = self.words[slots], self.valid[slots]
+        return CellsCopy(slots, valid, lambda: self.kind.words_to_arrow(words, valid))
+
+    def load(self, slots: Int64Array, array: pa.Array, valid: npt.NDArray[np.bool_]) -> None:
+        self.words[slots], self.valid[slots] = self.kind.arrow_to_words(array), valid
+
+
+class ObjectCells:
+    """Anything else: a Python object for each slot. Containers (of `to_arrow`, `from_arrow`) may be changed in place while they are
+    `owned`, that is, since they were copied after the last snapshot."""
+
+    def __init__(self, to_arrow: Callable[[list[Any]], pa.Array], from_arrow: Callable[[pa.Array], list[Any]]) -> None:
+        self.cells: list[Any] = OUTSIDE
+        self.changed: list[int] = []
+        self.owned: list[bool] = []
+        self.stamps = np.zeros(STEP, np.int64)
+        self._objects: list[Any] = [None] * STEP
+        self._to_arrow, self._from_arrow = to_arrow, from_arrow
+
+    @property
+    def memory_bytes(self) -> int:
+        """Without the objects themselves, which nobody can weigh quickly."""
+        return self.stamps.nbytes + 8 * len(self._objects)
+
+    def make_room(self, high: int) -> None:
+        self.stamps = grown(self.stamps, high, STEP)
+        if len(self._objects) < len(self.stamps):
+            self._objects.extend([None] * (len(self.stamps) - len(self._objects)))
+
+    def begin(self, slots: Int64Array, generation: int) -> None:
+        self.cells = self.get(slots)
+        self.owned = (self.stamps[slots] == generation).tolist()
+
+    def end(self, slots: Int64Array, generation: int) -> None:
+        if self.changed:
+            objects, cells, of_place = self._objects, self.cells, slots.tolist()
+            for place in self.changed:
+                objects[of_place[place]] = cells[place]
+            self.stamps[slots[self.changed]] = generation
+            self.changed = []
+        self.cells = OUTSIDE
+
+    def get(self, slots: Int64Array) -> list[Any]:
+        objects = self._objects
+        return [objects[slot] for slot in slots.tolist()]
+
+    def put(self, slots: Int64Array, values: list[Any]) -> None:
+        for slot, value in zip(slots.tolist(), values, strict=True):
+            self._objects[slot] = value
+
+    def live(self, high: int) -> npt.NDArray[np.bool_]:
+        return np.array([_is_live(value) for value in self._objects[:high]], np.bool_)
+
+    def copy(self, slots: Int64Array) -> CellsCopy:
+        values = self.get(slots)
+        valid = np.array([_is_live(value) for value in values], np.bool_)
+        return CellsCopy(slots, valid, lambda: self._to_arrow([v if ok else None for v, ok in zip(values, valid.tolist(), strict=True)]))
+
+    def load(self, slots: Int64Array, array: pa.Array, valid: npt.NDArray[np.bool_]) -> None:
+        values = self._from_arrow(array)
+        self.put(slots, [value if is_valid else None for value, is_valid in zip(values, valid.tolist(), strict=True)])
+
+
+Cells = WordCells | ObjectCells
+
+
+def _is_live(value: Any) -> bool:
+    """An empty container is no state."""
+    return value is not None and not (isinstance(value, dict | list) and not value)
