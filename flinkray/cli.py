@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("--runtime", choices=("ray", "local"))
     job.add_argument("--storage", metavar="URI", help="where checkpoints lie, file:///path or s3://bucket/prefix")
     job.add_argument("--checkpoint-interval", metavar="D", help=DURATION_HELP)
-    job.add_argument("--restore", metavar="WHAT", help="latest (default), none, or checkpoint:ID")
+    job.add_argument("--restore", metavar="WHAT", help="latest (default), none, savepoint:NAME, or checkpoint:ID")
     job.add_argument("--allow-non-restored-state", action="store_true", default=None, help="drop state whose operator is gone")
     job.add_argument("--allow-repeated-output", action="store_true", default=None, help="accept rows that are written again")
     job.add_argument("--detach", action="store_true", default=None, help="return when the job is submitted")
@@ -140,6 +140,8 @@ def _others(options: argparse.Namespace) -> int:
         return commands.cancel(options.name)
     if options.command == "checkpoint":
         return storage_commands.checkpoint(options)
+    if options.command == "savepoint":
+        return storage_commands.savepoint(options)
     if options.command == "keys":
         from flinkray.checkpoint.key_providers import generate_key_file
 

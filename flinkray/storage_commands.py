@@ -3,7 +3,10 @@
 flinkray checkpoint list APP             exit 0
 flinkray checkpoint verify APP [ID]      0: can be restored, 1: damaged, or storage does not answer
 flinkray checkpoint diff APP A B         0, whether or not they differ
-each: 2 for an application, checkpoint or key that is not there
+flinkray savepoint create APP NAME       0: READY, 1: it FAILED (the job ended, storage does not answer), or the time was not enough
+flinkray savepoint list APP, describe APP NAME, delete APP NAME
+flinkray savepoint copy APP NAME [--to URI] [--to-app APP2] [--to-name NAME2] [--to-key FILE]      0, 1 when it is damaged
+each: 2 for an application, checkpoint or savepoint that is not there, or a name that is taken
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from flinkray.config import KeyFile, default_storage
+from flinkray.config import KeyFile, default_storage, duration_s
 from flinkray.errors import KeyUnavailableError, RestoreError
 
 if TYPE_CHECKING:
@@ -32,6 +35,23 @@ def add_parsers(subparsers: Any) -> None:
     diff.add_argument("before", type=int, metavar="A")
     diff.add_argument("after", type=int, metavar="B")
     diff.add_argument("--keys", type=int, default=0, metavar="N", help="show up to N keys of each sort (default: counts only)")
+
+    savepoint = subparsers.add_parser("savepoint", help="make, look at, copy and delete savepoints")
+    commands = savepoint.add_subparsers(dest="savepoint_command", required=True, metavar="COMMAND")
+    _storage_parser(commands, "list", "savepoints of an application, in whatever state")
+    create = _storage_parser(commands, "create", "make one of a running job, and wait until it is READY")
+    create.add_argument("--timeout", default="10min", metavar="D", help="how long to wait (default: 10min); it may become READY later")
+    copy = _storage_parser(commands, "copy", "copy one to another storage, application or name, every byte checked")
+    copy.add_argument("--to", metavar="URI", help="storage of the copy (default: the same)")
+    copy.add_argument("--to-app", metavar="APP", help="application of the copy (default: the same)")
+    copy.add_argument("--to-name", metavar="NAME", help="name of the copy (default: the same)")
+    copy.add_argument("--to-key", metavar="FILE", help="key file that is to open the copy (default: the same key)")
+    others = [
+        _storage_parser(commands, "describe", "all about one"),
+        _storage_parser(commands, "delete", "delete one, in whatever state it is"),
+    ]
+    for parser in (create, copy, *others):
+        parser.add_argument("name", metavar="NAME")
 
 
 def _storage_parser(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
@@ -52,6 +72,25 @@ def checkpoint(options: argparse.Namespace) -> int:
     if options.checkpoint_command == "verify":
         return _verify(open_reader(options), options.id, options.json)
     return _diff(open_reader(options), options)
+
+
+def savepoint(options: argparse.Namespace) -> int:
+    """Carry out `flinkray savepoint ...`; returns the exit code."""
+    from flinkray.checkpoint.state_reader import StateReader
+    from flinkray.savepoint_commands import copy_savepoint, create_savepoint, delete_savepoint, describe_savepoint, list_savepoints
+
+    reader = open_reader(options)
+    if options.savepoint_command == "list":
+        return list_savepoints(reader, options.json)
+    if options.savepoint_command == "create":
+        return create_savepoint(reader, options.name, duration_s(options.timeout, "--timeout"), options.json)
+    if options.savepoint_command == "copy":
+        key = KeyFile(options.to_key or options.key) if options.to_key or options.key else None
+        target = StateReader(options.to or reader.storage, options.to_app or reader.application, key)
+        return copy_savepoint(reader, options.name, target, options.to_name or options.name, options.json)
+    if options.savepoint_command == "delete":
+        return delete_savepoint(reader, options.name)
+    return describe_savepoint(reader, options.name, options.json)
 
 
 def open_reader(options: argparse.Namespace) -> StateReader:

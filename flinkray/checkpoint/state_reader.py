@@ -40,14 +40,15 @@ class StateReader:
     ) -> None:
         self.application = application
         self.store = open_store(storage, application, storage_options)
-        self._key, self._storage = key, storage
+        self.storage = storage
+        self._key = key
         self._ring: KeyRing | None = None
 
     @property
     def ring(self) -> KeyRing:
         """Resolved when first needed: an unknown application is told before a missing key."""
         if self._ring is None:
-            self._ring = KeyRing(self.store, resolve_provider(self._key, self._storage, make=False))
+            self._ring = KeyRing(self.store, resolve_provider(self._key, self.storage, make=False))
         return self._ring
 
     @property
@@ -81,7 +82,7 @@ class StateReader:
             return StorageLog(self.store, self.application, self.ring.provider)
         candidates = self.store.list(CANDIDATES_FOLDER)
         if not candidates:
-            raise RestoreError(f"there is no application {self.application!r} in {self._storage}: nothing was ever written there")
+            raise RestoreError(f"there is no application {self.application!r} in {self.storage}: nothing was ever written there")
         log = UnfencedLog(self.store, self.application, self.ring.provider)
         return UnfencedLog(self.store, self.application, self.ring.provider, log.candidates())
 
