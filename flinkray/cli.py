@@ -71,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     cancel = subparsers.add_parser("cancel", help="end a job; its checkpoints are kept")
     cancel.add_argument("name")
     storage_commands.add_parsers(subparsers)
+    drill = subparsers.add_parser("drill", help="lose a part of a running job for real, and say what that did")
+    drill.add_argument("name")
+    drill.add_argument("target", choices=("leader", "taskmanager", "node", "zone"))
+    drill.add_argument("zone", nargs="?")
     demo = subparsers.add_parser("demo", help="hot items on a local Ray, with a TaskManager killed on the way, checked against DuckDB")
     demo.add_argument("--fast", action="store_true", help="fewer rows")
     subparsers.add_parser("doctor", help="what works on this machine, and what a job would not survive")
@@ -138,6 +142,8 @@ def _others(options: argparse.Namespace) -> int:
         return commands.status(options.name, options.json, options.watch)
     if options.command == "cancel":
         return commands.cancel(options.name)
+    if options.command == "drill":
+        return commands.drill(options.name, options.target, options.zone)
     if options.command == "checkpoint":
         return storage_commands.checkpoint(options)
     if options.command == "savepoint":

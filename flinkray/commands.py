@@ -96,7 +96,28 @@ def cancel(name: str) -> int:
     return 0
 
 
+def drill(name: str, target: str, zone: str | None) -> int:
+    """Cause a loss for real, and print what it did. Exit code 1 when the job does not run again."""
+    if (target == "zone") != (zone is not None):
+        raise UsageError("give a zone to lose with `drill NAME zone ZONE`, and with it only")
+    record = find_record(name)
+    if record["status"]["status"] in ENDED:
+        raise UsageError(f"job {name} has ended: {record['status']['status']}")
+    if record["runtime"] != "ray":
+        raise UsageError(f"job {name} runs in one process: there is nothing of it that could be lost alone")
+    _join(name, record)
+    from flinkray.runtime.ray.drill import drill as cause
+
+    print("\n".join(cause(name, target, zone).lines()))
+    return 0
+
+
 def _join_and_cancel(name: str, record: Record) -> None:
+    _join(name, record).cancel()
+
+
+def _join(name: str, record: Record) -> Any:
+    """The job, in the Ray cluster that this process has joined for it."""
     if record["auth_mode"]:
         os.environ["RAY_AUTH_MODE"] = record["auth_mode"]
     from flinkray.runtime.ray.submit import find_at
@@ -104,7 +125,7 @@ def _join_and_cancel(name: str, record: Record) -> None:
     job = find_at(name, record["address"])
     if job is None:
         raise UsageError(f"no running job named {name!r} was found in the Ray cluster at {record['address']}; see: flinkray list")
-    job.cancel()
+    return job
 
 
 def _present(record: Record) -> dict[str, Any]:
