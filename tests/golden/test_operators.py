@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -61,7 +62,38 @@ def _window(how: str, size_us: int, slide_us: int) -> Case:
     )
 
 
+class BidsPerSlot(fr.KeyedProcessFunction):
+    """Counts an auction's bids in each 200 ms, by a map and a timer for each."""
+
+    output_schema = {"auction": "int64", "slot": "int64", "bids": "int64", "most": "int64"}
+    input_columns = ("price",)
+    counts = fr.MapState("counts", int, int)
+    most = fr.MapState("most", int, {"price": "int64"})
+
+    def process(self, row: dict[str, Any], ctx: fr.ProcessContext) -> None:
+        assert ctx.timestamp is not None
+        slot = ctx.timestamp // 200_000
+        self.counts[slot] = self.counts.get(slot, 0) + 1
+        most = self.most.get(slot, {"price": 0})
+        self.most[slot] = {"price": max(most["price"], row["price"])}
+        ctx.register_event_timer((slot + 1) * 200_000)
+
+    def on_timer(self, timestamp: int, ctx: fr.ProcessContext) -> Iterator[dict[str, Any]]:
+        slot = timestamp // 200_000 - 1
+        yield {"auction": ctx.key, "slot": slot, "bids": self.counts.pop(slot), "most": self.most.pop(slot)["price"]}
+
+
+def _process(bids: fr.DataStream, auctions: fr.DataStream) -> fr.DataStream:
+    ids = auctions.select(fr.col("id").alias("auction"), "date_time", price=fr.lit(0))
+    return bids.select("auction", "date_time", "price").union(ids).key_by("auction").process(BidsPerSlot())
+
+
 CASES = {
+    "process function": Case(
+        _process,
+        """SELECT auction, date_time // 200000 AS slot, count(*) AS bids, max(price) AS most FROM
+        (SELECT auction, date_time, price FROM bids UNION ALL SELECT id, date_time, 0 FROM auctions) GROUP BY ALL""",
+    ),
     "inner interval join": _interval("inner"),
     "left interval join": _interval("left"),
     "full interval join": _interval("full"),
