@@ -31,7 +31,7 @@ def write_savepoints(job: JobState, settled: int, out: list[JobCommand]) -> None
     if settled not in job.contents:
         return
     for request, first in sorted(job.savepoints.items()):
-        if settled >= first:
+        if settled >= first or settled == job.final:  # no checkpoint follows the final one, and it holds everything
             del job.savepoints[request]
             job.writing_savepoints.add(request)
             out.append(WriteSavepoint(request, settled))
