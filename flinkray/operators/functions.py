@@ -140,7 +140,7 @@ class MapBatchesOperator(_FunctionOperator):
 
     def process(self, batch: pa.RecordBatch, input_index: int, out: Output) -> None:
         with user_errors(self.context):
-            columns = _columns(self._function(_formatted(visible_batch(batch), self._format)))
+            columns = batch_columns(self._function(_formatted(visible_batch(batch), self._format)))
         rows = len(next(iter(columns.values()))) if columns else 0
         if not rows:
             return
@@ -160,7 +160,7 @@ def _formatted(batch: pa.RecordBatch, batch_format: BatchFormat) -> Any:
     return batch
 
 
-def _columns(result: Any) -> dict[str, pa.Array]:
+def batch_columns(result: Any) -> dict[str, pa.Array]:
     """The columns of whatever kind of batch the function returned."""
     if isinstance(result, pa.Table):
         return {name: _one_array(column) for name, column in zip(result.column_names, result.columns, strict=True)}
@@ -169,7 +169,7 @@ def _columns(result: Any) -> dict[str, pa.Array]:
     elif isinstance(result, pa.RecordBatch):
         columns = dict(zip(result.schema.names, result.columns, strict=True))
     elif type(result).__module__.partition(".")[0] == "pandas":
-        return _columns(pa.Table.from_pandas(result, preserve_index=False))
+        return batch_columns(pa.Table.from_pandas(result, preserve_index=False))
     else:
         kinds = "a RecordBatch, a Table, a DataFrame or a dict of arrays"
         raise TypeError(f"map_batches: the function returned {_short(result)}, not {kinds}")

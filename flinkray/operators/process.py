@@ -21,14 +21,14 @@ from flinkray.columns import EVENT_TIME, MAX_WATERMARK
 from flinkray.errors import PlanError
 from flinkray.graph.process import KeyedProcessFunction, mode_of, states_of
 from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState, StateCapture
-from flinkray.operators.functions import _columns as batch_columns
 from flinkray.operators.functions import user_errors
 from flinkray.operators.process_context import EVENT, PROCESSING, BatchKeys, Context
+from flinkray.operators.process_output import ProcessOutput
 from flinkray.operators.process_rows import key_values, rows_of
 from flinkray.operators.process_state import Cursor, bind
 from flinkray.operators.process_store import ProcessStore
 from flinkray.operators.process_timers import Int64Array, Timers
-from flinkray.operators.rows import BatchBuilder, visible_batch, with_event_times
+from flinkray.operators.rows import visible_batch
 from flinkray.state.arrow_buffers import contiguous, words_of
 from flinkray.state.slot_groups import group_rows, number_slots
 
@@ -73,8 +73,8 @@ class ProcessOperator(Operator):
         self._store = ProcessStore(context, self._keys, kinds, list(self._states.values()), timers)
         self._store.restore(restored, restored_checkpoint)
         self._ctx.watermark = self._store.watermark
-        self._builder = BatchBuilder(self._declared, context)
-        self._side_builders = {tag: BatchBuilder(side, context) for tag, side in self._side_schemas.items()}
+        who = type(self._function).__name__
+        self._output = ProcessOutput(context, self._declared, self._side_schemas, self._has_time, who)
         self._marks, self._epoch = np.zeros(1 << 14, np.int64), 0
         with user_errors(context):
             self._function.open(self._ctx)
@@ -119,7 +119,7 @@ class ProcessOperator(Operator):
                 for made in result:
                     given.append(made)
                     given_at.append(ctx.timestamp)
-        self._emit_rows(given, given_at, out)
+        self._output.rows(given, given_at, out)
 
     def _each_key(self, rows: pa.RecordBatch, index: np.ndarray, keys: list[Any], times: Int64Array | None, out: Output) -> None:
         starts, order = np.zeros(len(keys) + 1, np.int64), np.empty(rows.num_rows, np.int64)
@@ -129,7 +129,7 @@ class ProcessOperator(Operator):
             self._cursor.at, self._ctx.key = place, keys[place]
             mine = None if times is None else times[start:stop]
             self._set_times(mine)
-            self._emit_result(self._function.process_batch(rows.slice(start, stop - start), self._ctx), mine, out)
+            self._output.result(self._function.process_batch(rows.slice(start, stop - start), self._ctx), mine, out)
 
     def _all_keys(
         self,
@@ -143,10 +143,10 @@ class ProcessOperator(Operator):
         """`process_keys(rows, keys, ctx)`, or without rows `on_timers(keys, times, ctx)`, whose rows have the event times `stamps`."""
         if rows is not None:
             self._set_times(times)
-            self._emit_result(call(rows, keys, self._ctx), times, out)
+            self._output.result(call(rows, keys, self._ctx), times, out)
         else:
             self._set_times(stamps)
-            self._emit_result(call(keys, times, self._ctx), stamps, out)
+            self._output.result(call(keys, times, self._ctx), stamps, out)
 
     def _set_times(self, times: Int64Array | None) -> None:
         self._ctx.timestamps = times
@@ -243,7 +243,7 @@ class ProcessOperator(Operator):
                     for soon in timers.take_fresh(fresh, until_us):
                         if soon not in due[at:]:
                             insort(due, soon, at)
-        self._emit_rows(given, given_at, out)
+        self._output.rows(given, given_at, out)
 
     def _timers_of(self, domain: str) -> Timers:
         return self._ctx.event_timers if domain == EVENT else self._ctx.processing_timers
@@ -287,41 +287,7 @@ class ProcessOperator(Operator):
             self._cursor.slots = None
             if collecting:
                 gc.enable()
-        self._emit_sides(out)
-
-    def _emit_rows(self, rows: list[Mapping[str, Any]], times: list[Any], out: Output) -> None:
-        for start in range(0, len(rows), self.context.batch_rows):
-            part = rows[start : start + self.context.batch_rows]
-            for row in part:
-                if not isinstance(row, Mapping):
-                    raise TypeError(f"{type(self._function).__name__} gave {row!r:.80} among its rows, not a dict")
-            stamps = pa.array(times[start : start + len(part)], pa.int64()) if self._has_time else None
-            out.emit(with_event_times(self._builder.from_rows(part), stamps))
-
-    def _emit_result(self, result: Any, times: Int64Array | None, out: Output) -> None:
-        """A batch, or rows. With as many rows as came, each has its row's event time, else all have the largest."""
-        if result is None:
-            return
-        if not isinstance(result, pa.RecordBatch | pa.Table | Mapping) and type(result).__module__.partition(".")[0] != "pandas":
-            rows = list(result)
-            stamps = [None] * len(rows) if times is None else self._stamps(len(rows), times).tolist()
-            self._emit_rows(rows, stamps, out)
-            return
-        columns = batch_columns(result)
-        count = len(next(iter(columns.values()))) if columns else 0
-        if count:
-            out.emit(with_event_times(self._builder.from_columns(columns), None if times is None else pa.array(self._stamps(count, times))))
-
-    def _stamps(self, count: int, times: Int64Array) -> Int64Array:
-        return times if count == len(times) else np.full(count, times.max(), np.int64)
-
-    def _emit_sides(self, out: Output) -> None:
-        for tag, (rows, times) in self._ctx.side.items():
-            if rows:
-                stamps = pa.array(times, pa.int64()) if self._has_time else None
-                out.emit(with_event_times(self._side_builders[tag].from_rows(rows), stamps), tag)
-                rows.clear()
-                times.clear()
+        self._output.sides(ctx.side, out)
 
     # --- snapshot
 
