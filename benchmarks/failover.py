@@ -81,8 +81,9 @@ def is_right(folder: Path, rows: int) -> bool:
     con.execute("set timezone = 'UTC'")
     con.register("bids", nexmark_table("bid", rows, 0).select(["auction", "date_time"]))
     con.register("answer", pq.read_table(folder / "out").select(["auction", "window_start", "bids"]))
-    missing = con.sql(f"select count(*) from ({HOT_ITEMS_SQL} except all select * from answer)").fetchall()[0][0]
-    extra = con.sql(f"select count(*) from (select * from answer except all {HOT_ITEMS_SQL})").fetchall()[0][0]
+    con.sql(f"create table expected as {HOT_ITEMS_SQL}")
+    missing = con.sql("select count(*) from (from expected except all from answer)").fetchall()[0][0]
+    extra = con.sql("select count(*) from (from answer except all from expected)").fetchall()[0][0]
     return missing == extra == 0
 
 
