@@ -172,9 +172,7 @@ class JobManager:
                 self._backend.leave()
             else:
                 self._backend.close()
-            self._savepoints.close(
-                "another JobManager leads the job" if self._deposed else f"the job has ended ({self.core.status.value})"
-            )
+            self._savepoints.close("another JobManager leads the job" if self._deposed else f"the job has ended ({self.core.status.value})")
             self._ended.set()
             for executor in (self._io, self._sweeper, self._effects):
                 executor.shutdown(wait=False, cancel_futures=True)
