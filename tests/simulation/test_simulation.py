@@ -10,7 +10,10 @@ import pytest
 
 import flinkray as fr
 from flinkray.testing import Faults, SimulationReport, simulate
+from flinkray.testing.simulation.faults import KINDS
+from flinkray.testing.simulation.job import Settings
 from flinkray.testing.simulation.jobs import JOBS
+from flinkray.testing.simulation.soak import soak
 from jobs.hot_items import hot_items
 
 
@@ -52,6 +55,15 @@ def test_hot_items_at_parallelism_three() -> None:
 def test_mixtures_of_all_faults(job: object) -> None:
     for seed in range(40):
         check(simulate(job, seed, Faults.swarm()))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_two_thousand_mixtures_and_every_fault_happens(job: object) -> None:
+    total = soak(job, range(2_000), Faults.swarm(), Settings())  # type: ignore[arg-type]
+    assert total.first_failure is None, total.first_failure.story()
+    assert not [name for name in total.never_happened(Faults.swarm()) if name in KINDS], total.table(Faults.swarm())
 
 
 def test_without_faults_the_job_finishes_at_once_and_nothing_is_restarted() -> None:

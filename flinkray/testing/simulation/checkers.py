@@ -68,6 +68,13 @@ class Checkers:
         self.violations.append(f"{rule}: {what}")
         self._world.note("VIOLATION", f"{rule}: {what}")
 
+    def inherit(self, before: Checkers) -> None:
+        """What an earlier run has completed counts."""
+        self.complete.update(before.complete)
+        self.abandoned |= before.abandoned
+        self._headers.update(before._headers)
+        self._checkpoints.update(before._checkpoints)
+
     # -- after every step -----------------------------------------------------------------------------------------
 
     def task_manager(self, process: TaskManagerProcess) -> None:

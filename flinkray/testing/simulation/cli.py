@@ -101,7 +101,7 @@ def _tell_failure(report: SimulationReport, build_job: BuildJob, settings: Setti
     if not options.no_shrink and report.injected:
         shrunk = shrink(build_job, report, settings)
         report, settings = shrunk.report, shrunk.settings
-        only = f" --only {only_text(shrunk.faults) or '-'}"
+        only = f" --only {only_text(shrunk.faults)}"
         rows = f", {settings.rows} rows of each split" if settings.rows is not None else ""
         print(f"shrunk in {shrunk.tries} runs to {len(shrunk.faults)} faults{rows}")
     print(report.story())

@@ -15,7 +15,7 @@ from flinkray.testing.simulation.checkers import Checkers, Rows
 from flinkray.testing.simulation.exchange import SimulatedExchange
 from flinkray.testing.simulation.faults import Faults, Injected, Injector
 from flinkray.testing.simulation.job_manager_process import JobManagerProcess
-from flinkray.testing.simulation.journal import Ledger, SimulatedSlots
+from flinkray.testing.simulation.journal import JournalClient, Ledger
 from flinkray.testing.simulation.network import SERVICES, Network
 from flinkray.testing.simulation.output import open_output
 from flinkray.testing.simulation.storage import Disk, SimulatedStore
@@ -102,13 +102,20 @@ class Cluster:
         self._restore_claim = 0
         self._submitting = False
 
+    def inherit(self, before: Cluster) -> None:
+        """Begin with the storage and the output that another run has left."""
+        self.disk.objects.update(before.disk.objects)
+        self.output.prepared.update(before.output.prepared)
+        self.output.committed.update(before.output.committed)
+        self.checkers.inherit(before.checkers)
+
     # -- processes ------------------------------------------------------------------------------------------------
 
     def store_of(self, process: Process) -> SimulatedStore:
         return SimulatedStore(self.disk, self.storage_service, process, self.network, self.injector)
 
-    def slots_of(self, process: Process, run: Run) -> SimulatedSlots:
-        return SimulatedSlots(run.ledger, self.journal_service, process, self.network, self.injector)
+    def journal_of(self, process: Process, run: Run) -> JournalClient:
+        return JournalClient(run.ledger, self.journal_service, process, self.network, self.injector)
 
     def start_task_manager(self, job_manager: JobManagerProcess, instance: str, name: str) -> None:
         self._starting.add(instance)

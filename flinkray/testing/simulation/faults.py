@@ -111,7 +111,7 @@ class Faults:
             take, strength = rng.random() < 0.3, kind.typical * 10 ** rng.uniform(-0.6, 0.4)
             rates[kind.name] = strength if take else 0.0
         certain = rng.choice([kind for kind in KINDS.values() if kind.restarts and kind.unit == "second"])
-        rates[certain.name] = max(rates[certain.name], 2.0)
+        rates[certain.name] = max(rates[certain.name], 3.0)
         return replace(Faults.none(), **_given(rates))
 
 

@@ -78,13 +78,13 @@ def _bundle(build_job: BuildJob, settings: Settings, key: str) -> JobBundle:
         ),
         restart=RestartStrategy(initial="50ms", maximum="1s"),
         resources=Resources(spare_task_managers=settings.spares),
-        buffer_timeout="40ms",
+        buffer_timeout="80ms",
     )
     stream = build_job(env)
     if stream is not None:
         stream.sink_to(SimulatedSink(key), uid="simulated")
     graph = _rehearsed(env.job_graph(), key, settings.rows)
-    config = replace(env.config, heartbeat_timeout="2s", orphan_timeout="20s", runtime="ray")
+    config = replace(env.config, heartbeat_timeout="1s", orphan_timeout="20s", runtime="ray")
     return JobBundle(graph, config, APPLICATION)
 
 

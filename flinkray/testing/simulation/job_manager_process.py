@@ -47,7 +47,6 @@ from flinkray.core.messages import Command, Deploy, Report, Trigger
 from flinkray.errors import DeposedError, FlinkrayError, ProtocolError, StorageError
 from flinkray.runtime.job_manager import job_settings
 from flinkray.runtime.job_storage import JobStorage
-from flinkray.runtime.journal import answer
 from flinkray.runtime.sinks import transactional_uids
 from flinkray.runtime.task_manager import JobBundle, Secrets
 from flinkray.testing.simulation.lane import Lane
@@ -57,11 +56,11 @@ from flinkray.testing.simulation.world import Process
 if TYPE_CHECKING:
     from flinkray.testing.simulation.cluster import Cluster, Run
 
-TICK_S = 0.05
+TICK_S = 0.1
 CALL_AGAIN_S = 0.4
 """A call without an answer is made again after this."""
 
-LEASE_S = 2.0
+LEASE_S = 1.2
 SNAPSHOT_INTERVAL = 4
 """Records between two snapshots of the journal: few, so that every run has some."""
 
@@ -137,8 +136,7 @@ class JobManagerProcess(Process):
         self._cluster = cluster
         self.store = cluster.store_of(self)
         self.store.on_freeze = lambda fault: cluster.freeze_owner(self, fault)
-        self._slots = cluster.slots_of(self, run)
-        self._journal = Lane(self)
+        self._journal = cluster.journal_of(self, run)
         self._watched: Watch | None = None
         cluster.skew(self)
         self._lead(Begin())
@@ -167,7 +165,7 @@ class JobManagerProcess(Process):
             self.note(f"{before.value} -> {self.leadership.state.value}")
         for command in commands:
             if isinstance(command, JournalCall):
-                self._journal.run(lambda call=command: answer(self._slots, call), self._lead)  # type: ignore[misc]
+                self._journal.call(command, self._lead)
             elif isinstance(command, Recorded):
                 if self.reign is not None:
                     self._carry_out(self.reign, self.reign.gate.recorded())
@@ -308,7 +306,7 @@ class JobManagerProcess(Process):
         def deliver() -> None:
             peer.process.command(command, secrets)
 
-        self._cluster.network.message(self, peer.process, deliver)
+        self._cluster.network.message(self, peer.process, deliver, "command")
         if isinstance(body, Deploy) and (fault := injector.strikes("repeat_deploy")) is not None:
             again_s = injector.choices(fault).uniform(0.0, 1.0)
             injector.record(fault, f"Deploy of attempt {command.attempt} comes to {peer.process.name} again in {again_s:.2f} s")

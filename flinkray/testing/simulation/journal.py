@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Callable
 
-from flinkray.runtime.journal import MemorySlots, Slots
+from flinkray.core.journal_calls import JournalAnswer, JournalCall, JournalSilent, PutSlot, PutSnapshot
+from flinkray.runtime.journal import RETRY_PAUSE_S, MemorySlots, carry_out
 from flinkray.testing.simulation.faults import Injector
 from flinkray.testing.simulation.network import Network
 from flinkray.testing.simulation.world import Process
 
 REQUEST_S = 0.001
 TIMEOUT_S = 0.3
-
-T = TypeVar("T")
 
 
 class Ledger(MemorySlots):
@@ -28,8 +26,8 @@ class Ledger(MemorySlots):
         return gone
 
 
-class SimulatedSlots(Slots):
-    """One process's way to the journal; called in fibers."""
+class JournalClient:
+    """One process's way to a journal."""
 
     def __init__(self, ledger: Ledger, place: Process, process: Process, network: Network, injector: Injector) -> None:
         self._ledger = ledger
@@ -39,39 +37,24 @@ class SimulatedSlots(Slots):
         self._injector = injector
         self._random = process.world.random("journal")
 
-    def put_if_absent(self, slot: int, value: bytes) -> None:
-        self._request(lambda: self._ledger.put_if_absent(slot, value), writes=True)
+    def call(self, call: JournalCall, done: Callable[[JournalAnswer | JournalSilent], None]) -> None:
+        """Carry `call` out, after a pause when it is tried again."""
+        self._process.after(RETRY_PAUSE_S if call.again else 0.0, lambda: self._ask(call, done))
 
-    def get(self, slot: int) -> bytes | None:
-        return self._request(lambda: self._ledger.get(slot))
+    def _ask(self, call: JournalCall, done: Callable[[JournalAnswer | JournalSilent], None]) -> None:
+        fate = self._fate() if isinstance(call.operation, PutSlot | PutSnapshot) else ""
+        world, delay_s = self._process.world, self._random.expovariate(2.0 / REQUEST_S)
+        self._process.after(TIMEOUT_S, silence := _Once(lambda: done(JournalSilent(call.number))))
+        if self._network.blocked(self._process, self._place) or fate == "journal_lost":
+            return
 
-    def delete(self, slots: Iterable[int]) -> None:
-        self._request(lambda: self._ledger.delete(slots))
+        def arrive() -> None:
+            result = carry_out(self._ledger, call.operation)
+            if not fate and not self._network.blocked(self._place, self._process):
+                back = _Once(lambda: done(JournalAnswer(call.number, result)), silence)
+                world.schedule(self._random.expovariate(2.0 / REQUEST_S), back, self._process)
 
-    def put_snapshot_if_absent(self, slots: int, value: bytes) -> None:
-        self._request(lambda: self._ledger.put_snapshot_if_absent(slots, value), writes=True)
-
-    def get_snapshot(self, slots: int) -> bytes | None:
-        return self._request(lambda: self._ledger.get_snapshot(slots))
-
-    def snapshots(self) -> tuple[int, ...]:
-        return self._request(self._ledger.snapshots)
-
-    def delete_snapshots(self, snapshots: Iterable[int]) -> None:
-        self._request(lambda: self._ledger.delete_snapshots(snapshots))
-
-    def _request(self, act: Callable[[], T], writes: bool = False) -> T:
-        fate = self._fate() if writes else ""
-        reached = not self._network.blocked(self._process, self._place) and fate != "journal_lost"
-        answer: list[T] = []
-        delay_s = self._random.expovariate(1.0 / REQUEST_S)
-        if reached:
-            self._process.world.schedule(delay_s / 2, lambda: answer.append(act()))
-        answered = reached and not fate
-        self._process.sleep(delay_s if answered else TIMEOUT_S)
-        if not answered or self._network.blocked(self._place, self._process):
-            raise TimeoutError(f"the journal did not answer (simulated: {fate or 'out of reach'})")
-        return answer[0]
+        world.schedule(delay_s, arrive)
 
     def _fate(self) -> str:
         for kind in ("journal_unanswered", "journal_lost"):
@@ -79,3 +62,19 @@ class SimulatedSlots(Slots):
                 self._injector.record(fault, f"a put of {self._process.name}")
                 return kind
         return ""
+
+
+class _Once:
+    """Runs unless it was cancelled; cancels `other` when it does."""
+
+    def __init__(self, action: Callable[[], None], other: _Once | None = None) -> None:
+        self._action: Callable[[], None] | None = action
+        self._other = other
+
+    def __call__(self) -> None:
+        action, self._action = self._action, None
+        if action is None:
+            return
+        if self._other is not None:
+            self._other._action = None
+        action()

@@ -31,8 +31,8 @@ class Network:
 
     # -- sending --------------------------------------------------------------------------------------------------
 
-    def message(self, sender: Process, receiver: Process, deliver: Callable[[], None]) -> None:
-        """A command, a poll or an answer: arrives in order, once, unless a fault says otherwise."""
+    def message(self, sender: Process, receiver: Process, deliver: Callable[[], None], stream: str = "call") -> None:
+        """A command, a call or an answer: arrives once, and in order within its stream, unless a fault says otherwise."""
         if self.blocked(sender, receiver):
             return
         strikes = self._injector.strikes
@@ -48,7 +48,7 @@ class Network:
             self._injector.record(fault, f"{sender.name} to {receiver.name}")
             self._world.schedule(delay_s + self._injector.choices(fault).expovariate(20.0), deliver, receiver)
             return
-        self._in_order("message", sender, receiver, delay_s, deliver)
+        self._in_order(stream, sender, receiver, delay_s, deliver)
 
     def frames(self, sender: Process, receiver: Process, deliver: Callable[[], None]) -> None:
         """Frames from slot to slot: a stream. What a reset or a partition takes from it shows as a gap."""

@@ -243,15 +243,15 @@ def _stale_snapshot() -> Sequence[Patch]:
 PLANTS: dict[str, Plant] = {
     plant.name: plant
     for plant in (
-        Plant("no-alignment", "a task snapshots at the first barrier, and reads on", _no_alignment, "two-inputs", seed=1),
+        Plant("no-alignment", "a task snapshots at the first barrier, and reads on", _no_alignment, "two-inputs", seed=0),
         Plant("early-commit", "sinks commit before the manifest stands", _early_commit, seed=4),
         Plant(
             "forgotten-commits",
             "a snapshot holds only this checkpoint's transactions",
             _forgotten_commits,
             "transactional-sink",
-            "drop=0.3,crash=2",
-            seed=94,
+            "delay=0.1,crash=1.5",
+            seed=1,
         ),
         Plant("slot-overwritten", "a record is written over another", _slot_overwritten, seed=5),
         Plant(
@@ -260,13 +260,14 @@ PLANTS: dict[str, Plant] = {
             _stale_frame,
             "transactional-sink",
             "frame_delay=0.3,frame_drop=0.02,crash",
+            seed=6,
         ),
         Plant(
             "stale-epoch",
             "commands of a deposed leader are obeyed",
             _stale_epoch,
             faults="pause_leader,crash_leader,delay,duplicate",
-            seed=14,
+            seed=13,
         ),
         Plant(
             "old-instances-ack",
@@ -274,14 +275,14 @@ PLANTS: dict[str, Plant] = {
             _old_instances_ack,
             directed="test_an_old_instances_acknowledgement_is_not_counted",
         ),
-        Plant("deleted-chunk", "a sweep deletes what later deltas refer to", _deleted_chunk, seed=1),
+        Plant("deleted-chunk", "a sweep deletes what later deltas refer to", _deleted_chunk, seed=0),
         Plant(
             "skipped-key-groups",
             "a restore at another parallelism reads only states that begin in its key groups",
             _skipped_key_groups,
-            seed=8,
+            seed=5,
         ),
-        Plant("watermark-forgotten", "windows start again at the beginning of time", _watermark_forgotten, seed=2),
+        Plant("watermark-forgotten", "windows start again at the beginning of time", _watermark_forgotten, seed=0),
         Plant(
             "deposed-manifest",
             "a manifest whose number another has won is believed to stand",
@@ -290,21 +291,22 @@ PLANTS: dict[str, Plant] = {
             seed=0,
         ),
         Plant(
-            "aborted-transactions", "an aborted checkpoint's transactions are dropped", _aborted_transactions, "transactional-sink", seed=40
+            "aborted-transactions", "an aborted checkpoint's transactions are dropped", _aborted_transactions, "transactional-sink", seed=18
         ),
         Plant(
             "freed-number",
             "a number that retention has freed counts for the owner who wins it",
             _freed_number,
-            faults="freeze_owner=0.3",
-            seed=8,
+            "transactional-sink",
+            "freeze_owner=0.6",
+            seed=14,
         ),
         Plant(
             "stale-snapshot",
             "the journal is read from a snapshot that is not the newest",
             _stale_snapshot,
             faults="pause_leader,crash_leader",
-            seed=155,
+            seed=29,
         ),
         Plant("splits-lost", "split assignments do not survive", _splits_lost, seed=2),
     )

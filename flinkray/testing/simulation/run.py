@@ -11,16 +11,17 @@ from flinkray.testing.simulation.cluster import Cluster, Plan
 from flinkray.testing.simulation.faults import Faults
 from flinkray.testing.simulation.job import BuildJob, Settings, plan_of, remember
 from flinkray.testing.simulation.report import SimulationReport
+from flinkray.testing.simulation.restores import EVERY, check_restores
 from flinkray.testing.simulation.storm import Storm
 from flinkray.testing.simulation.virtual import virtual_time
 
 LIVENESS_S = 120.0
 """After the storm the job must finish within so much virtual time."""
 
-STORM_LEAST, STORM_MOST = 1.2, 6.0
+STORM_LEAST, STORM_MOST = 1.2, 5.0
 """The storm lasts so many times as long as the job takes without failures."""
 
-AFTERMATH_S = 1.0
+AFTERMATH_S = 0.5
 """After the end, what is left over may still do harm for so long."""
 
 CALM_SEED = 0
@@ -85,6 +86,8 @@ def _run(plan: Plan, seed: int, faults: Faults, only: frozenset[tuple[str, int]]
     rows = cluster.output.rows()
     if cluster.finished and not checkers.violations and plan.expected is not None:
         _compare(cluster, rows, plan.expected)
+        if not checkers.violations and seed % EVERY == 0:
+            checkers.coverage["checkpoints restored afterwards"] += check_restores(cluster)
     return _report(cluster, plan, faults, rows, finished_at)
 
 

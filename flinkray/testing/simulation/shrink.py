@@ -87,10 +87,12 @@ def _cut(items: Sequence[tuple[str, int]], parts: int) -> list[Sequence[tuple[st
 
 def only_text(faults: Sequence[Injected]) -> str:
     """The faults as the command line takes them."""
-    return ",".join(f"{kind}:{number}" for kind, number in sorted(ids(faults)))
+    return ",".join(f"{kind}:{number}" for kind, number in sorted(ids(faults))) or "none"
 
 
 def parse_only(text: str) -> Ids:
     """The opposite of `only_text`."""
-    pairs = (part.rpartition(":") for part in text.split(",") if part)
+    if text == "none":
+        return frozenset()
+    pairs = (part.rpartition(":") for part in text.split(","))
     return frozenset((kind, int(number)) for kind, _, number in pairs)

@@ -50,6 +50,7 @@ STATES: tuple[str, ...] = (
     "event OpenFailed",
     "event WorkerLost",
     "event LeadershipInDoubt",
+    "checkpoints restored afterwards",
 )
 """What a soak should have seen."""
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flinkray.core.messages import Command
-from flinkray.errors import DeposedError, ProtocolError
+from flinkray.core.messages import Command, TaskManagerState
+from flinkray.errors import ProtocolError
 from flinkray.ids import Epoch
 from flinkray.runtime.task_manager import MAX_WAIT_S, Secrets, TaskManager
 from flinkray.testing.simulation.exchange import SimulatedExchange
@@ -17,14 +17,17 @@ from flinkray.testing.simulation.world import Process
 if TYPE_CHECKING:
     from flinkray.testing.simulation.cluster import Cluster
 
-STEP_S = 0.005
+STEP_S = 0.008
 """A turn of the mailbox with something to do; what arrives meanwhile is taken in together."""
 
-IDLE_S = 0.02
+IDLE_S = 0.03
 """The shortest sleep of a mailbox with nothing to do."""
 
 POLL_S = 0.5
 """How long a poll is kept open when there is nothing to say."""
+
+WITHOUT_TASKS_S = 0.3
+"""How long a mailbox sleeps that has no tasks to run, and no news."""
 
 Answer = Callable[..., None]
 """Takes numbered reports, the newest Stats or None, and why the asker is refused."""
@@ -35,7 +38,6 @@ class _Call:
     """A `poll` that a JobManager has open here."""
 
     after: int
-    epoch: Epoch
     deadline: float
     answer: Answer
 
@@ -64,7 +66,10 @@ class TaskManagerProcess(Process):
     def poll(self, caller: str, after: int, epoch: Epoch, answer: Answer) -> None:
         """`answer` gets reports with numbers above `after` as soon as there are any, or nothing after a while."""
         self._heard_of_leader = self.monotonic()
-        self._calls[caller] = _Call(after, epoch, self.world.now + POLL_S, answer)
+        if self.task_manager.core.refuses(epoch):
+            answer([], None, f"{self.name} obeys another leader than that of epoch {epoch.rank}")
+            return
+        self._calls[caller] = _Call(after, self.world.now + POLL_S, answer)
         self._answer()
         self.wake(POLL_S)
 
@@ -87,7 +92,8 @@ class TaskManagerProcess(Process):
         if at != self._next_step:
             return  # another one was scheduled before it
         self._next_step = float("inf")
-        worked = self.task_manager.run_once(MAX_WAIT_S)
+        running = self.task_manager.state is TaskManagerState.RUNNING
+        worked = self.task_manager.run_once(MAX_WAIT_S if running else WITHOUT_TASKS_S)
         self._answer()
         if self.monotonic() - self._heard_of_leader > self._cluster.orphan_timeout_s:
             self.note("no JobManager for long: exits")
@@ -98,12 +104,7 @@ class TaskManagerProcess(Process):
 
     def _answer(self) -> None:
         for caller, call in list(self._calls.items()):
-            try:
-                reports, stats = self.task_manager.poll(call.after, 0.0, call.epoch)
-            except DeposedError as error:
-                del self._calls[caller]
-                call.answer([], None, str(error))
-                continue
+            reports, stats = self.task_manager.poll(call.after, 0.0)
             if reports or stats is not None or self.world.now >= call.deadline:
                 del self._calls[caller]
                 call.answer(reports, stats)
