@@ -364,6 +364,7 @@ def test_a_store_that_cannot_create_if_absent_is_said_and_served_by_the_journal_
     assert ids == [checkpoint["id"] for checkpoint in job.checkpoints()]
     assert len(ids) >= 4
 
+    monkeypatch.setattr(local, "MemorySlots", MemorySlots)  # later runs have journals of their own
     latest = place.run(unconditional.endpoint_url)
     with pytest.raises(StorageError, match="Choose one with --restore checkpoint:ID") as refusal:
         latest.wait(TIMEOUT_S)

@@ -80,7 +80,7 @@ def test_a_job_over_three_zones_survives_the_loss_of_one(tmp_path: Path, victim:
     )
     print(answer.stdout)
     assert answer.returncode == 0, answer.stdout + answer.stderr[-4000:]
-    assert answer.stdout.splitlines()[-1] == "equal"
+    assert "equal" in answer.stdout.splitlines()  # among what Ray says of the lost node
 
 
 ONE_ZONE = """
