@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         MapState,
         ProcessContext,
         ReducingState,
+        StateTtl,
         ValueState,
     )
 
@@ -87,6 +88,7 @@ __all__ = [
     "RestoreError",
     "SinkError",
     "SourceError",
+    "StateTtl",
     "StorageError",
     "StreamEnvironment",
     "UsageError",
@@ -126,6 +128,7 @@ _HOMES = {
         "MapState",
         "ProcessContext",
         "ReducingState",
+        "StateTtl",
         "ValueState",
     ),
     "flinkray.errors": tuple(name for name in __all__ if name.endswith("Error")),

@@ -7,11 +7,13 @@ same interface; on a declaration itself every access raises UsageError.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Protocol
 
 import pyarrow as pa
 
-from flinkray.errors import PlanError, UsageError
+from flinkray.config import Duration, duration_us
+from flinkray.errors import ConfigError, PlanError, UsageError
 from flinkray.expressions.types import engine_type, parse_type, type_name
 
 if TYPE_CHECKING:
@@ -21,15 +23,44 @@ PICKLED = pa.binary()
 """How values of type `object` are stored: pickled. The last resort: they cannot be read by other programs or typed later."""
 
 
+@dataclass(frozen=True)
+class StateTtl:
+    """How long a key's state lives after it was last written (`refresh="read"`: or read).
+
+    `time="event"`: until the watermark is `after` behind the event time of the row or timer at work then. `"processing"`: by the
+    clock, which also runs while the job is down. None: event time where rows have one.
+    """
+
+    after: Duration
+    time: Literal["event", "processing"] | None = None
+    refresh: Literal["write", "read"] = "write"
+
+    def __post_init__(self) -> None:
+        try:
+            micros = duration_us(self.after, "ttl")
+        except ConfigError as error:
+            raise PlanError(f"StateTtl: {error}") from None
+        if micros <= 0:
+            raise PlanError(f"StateTtl: {self.after!r} is not above zero")
+        if self.time not in (None, "event", "processing") or self.refresh not in ("write", "read"):
+            raise PlanError(f"StateTtl: time={self.time!r}, refresh={self.refresh!r}; 'event' or 'processing', 'write' or 'read'")
+
+    @property
+    def after_us(self) -> int:
+        return duration_us(self.after, "ttl")
+
+
 class State:
-    """What all declarations have in common: a name that is unique in the function, and types."""
+    """What all declarations have in common: a name that is unique in the function, types, and how long values live (`ttl`, a StateTtl
+    or its duration; None: for ever)."""
 
     kind: ClassVar[str]
 
-    def __init__(self, name: str, **types: Any) -> None:
+    def __init__(self, name: str, ttl: StateTtl | Duration | None = None, **types: Any) -> None:
         if not isinstance(name, str) or not name:
             raise PlanError(f"{type(self).__name__}: {name!r} is no name; give the state one, like {type(self).__name__}('total', int)")
         self.name = name
+        self.ttl = ttl if ttl is None or isinstance(ttl, StateTtl) else StateTtl(ttl)
         self.types: dict[str, pa.DataType | None] = {role: self._type(role, kind) for role, kind in types.items()}
 
     def _type(self, role: str, kind: Any) -> pa.DataType | None:
@@ -57,8 +88,8 @@ class ValueState(State):
 
     kind = "value"
 
-    def __init__(self, name: str, type: Any) -> None:
-        super().__init__(name, type=type)
+    def __init__(self, name: str, type: Any, *, ttl: StateTtl | Duration | None = None) -> None:
+        super().__init__(name, ttl, type=type)
 
     @property
     def value(self) -> Any:
@@ -85,8 +116,8 @@ class ListState(State):
 
     kind = "list"
 
-    def __init__(self, name: str, type: Any) -> None:
-        super().__init__(name, type=type)
+    def __init__(self, name: str, type: Any, *, ttl: StateTtl | Duration | None = None) -> None:
+        super().__init__(name, ttl, type=type)
 
     def add(self, value: Any) -> None:
         self._outside()
@@ -109,8 +140,8 @@ class MapState(State):
 
     kind = "map"
 
-    def __init__(self, name: str, key_type: Any, value_type: Any) -> None:
-        super().__init__(name, key_type=key_type, value_type=value_type)
+    def __init__(self, name: str, key_type: Any, value_type: Any, *, ttl: StateTtl | Duration | None = None) -> None:
+        super().__init__(name, ttl, key_type=key_type, value_type=value_type)
         if not _hashable(self.types["key_type"]):
             raise PlanError(f"state {name!r}: a map's keys are numbers, strings, bytes, booleans, dates or times, not {key_type!r}")
 
@@ -156,8 +187,8 @@ class ReducingState(State):
 
     kind = "reducing"
 
-    def __init__(self, name: str, type: Any, reduce: Callable[[Any, Any], Any]) -> None:
-        super().__init__(name, type=type)
+    def __init__(self, name: str, type: Any, reduce: Callable[[Any, Any], Any], *, ttl: StateTtl | Duration | None = None) -> None:
+        super().__init__(name, ttl, type=type)
         self.reduce = reduce
 
     @property
@@ -187,8 +218,8 @@ class AggregatingState(State):
 
     kind = "aggregating"
 
-    def __init__(self, name: str, type: Any, function: AggregateFunction) -> None:
-        super().__init__(name, type=type)
+    def __init__(self, name: str, type: Any, function: AggregateFunction, *, ttl: StateTtl | Duration | None = None) -> None:
+        super().__init__(name, ttl, type=type)
         self.function = function
 
     @property

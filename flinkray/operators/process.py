@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from flinkray.columns import EVENT_TIME, MAX_WATERMARK
+from flinkray.columns import EVENT_TIME, MAX_WATERMARK, MIN_WATERMARK
 from flinkray.errors import PlanError
-from flinkray.graph.process import KeyedProcessFunction, mode_of, states_of
+from flinkray.graph.process import KeyedProcessFunction, State, mode_of, states_of
 from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState, StateCapture
 from flinkray.operators.functions import user_errors
 from flinkray.operators.process_context import EVENT, PROCESSING, BatchKeys, Context
+from flinkray.operators.process_expiry import Expiry
 from flinkray.operators.process_output import ProcessOutput
 from flinkray.operators.process_rows import key_values, rows_of
 from flinkray.operators.process_state import Cursor, bind
@@ -63,7 +64,7 @@ class ProcessOperator(Operator):
         self._ctx.has_event_time = self._has_time
         self._function: Any = copy.deepcopy(self._given)
         self._states = {
-            attribute: bind(state, self._cursor, lambda: self._store.history.generation)
+            attribute: bind(state, self._cursor, lambda: self._store.history.generation, self._expiry(state))
             for attribute, state in states_of(self._function).items()
         }
         for attribute, state in self._states.items():
@@ -79,6 +80,23 @@ class ProcessOperator(Operator):
         with user_errors(context):
             self._function.open(self._ctx)
         self._store.measure()
+
+    def _expiry(self, state: State) -> Expiry | None:
+        ttl = state.ttl
+        if ttl is None:
+            return None
+        by_event_time = self._has_time if ttl.time is None else ttl.time == EVENT
+        if by_event_time and not self._has_time:
+            raise PlanError(
+                f"{self.context.name}: state {state.name!r} lives by event time, but the rows have none; StateTtl(time='processing')"
+            )
+        if not by_event_time:
+            return Expiry(ttl.after_us, ttl.refresh == "read", self._ctx.processing_time, None)
+        return Expiry(ttl.after_us, ttl.refresh == "read", lambda: self._store.watermark, self._event_time)
+
+    def _event_time(self) -> int:
+        """Of the row or timer at work; after `on_timer` of the clock the time that its rows have."""
+        return self._ctx.timestamp if self._ctx.timestamp is not None else self._ctx.watermark
 
     def close(self) -> None:
         if hasattr(self, "_function"):
@@ -141,12 +159,21 @@ class ProcessOperator(Operator):
         stamps: Int64Array | None = None,
     ) -> None:
         """`process_keys(rows, keys, ctx)`, or without rows `on_timers(keys, times, ctx)`, whose rows have the event times `stamps`."""
+        self._cursor.times = self._latest(keys, times if rows is not None else stamps)
         if rows is not None:
             self._set_times(times)
             self._output.result(call(rows, keys, self._ctx), times, out)
         else:
             self._set_times(stamps)
             self._output.result(call(keys, times, self._ctx), stamps, out)
+
+    def _latest(self, keys: BatchKeys, times: Int64Array | None) -> Int64Array | None:
+        """Of each key the largest event time among its rows, where some state lives by it."""
+        if times is None or not any(state.cells.expiry for state in self._states.values()):
+            return None
+        latest = np.full(len(keys), MIN_WATERMARK, np.int64)
+        np.maximum.at(latest, keys.index, times)
+        return latest
 
     def _set_times(self, times: Int64Array | None) -> None:
         self._ctx.timestamps = times
@@ -166,10 +193,12 @@ class ProcessOperator(Operator):
                 break
             self._fire(EVENT, times, slots, times, out, at_most=self._store.largest_us if watermark_us == MAX_WATERMARK else None)
         timers.forget_deleted(watermark_us)
+        self._store.expire()
         self._store.sweep()
         self._store.measure()
 
     def on_processing_time(self, now_s: float, out: Output) -> None:
+        self._store.expire()
         timers, now_us = self._ctx.processing_timers, int(now_s * 1e6)
         due = timers.peek_us()
         if due is None or due > now_us:

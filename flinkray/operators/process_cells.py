@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from flinkray.errors import UsageError
+from flinkray.operators.process_expiry import Expiry
 from flinkray.operators.process_values import ValueKind
 from flinkray.state.growth import grown
 
@@ -46,8 +47,9 @@ class CellsCopy:
 class WordCells:
     """Numbers: a word for each slot."""
 
-    def __init__(self, kind: ValueKind) -> None:
+    def __init__(self, kind: ValueKind, expiry: Expiry | None = None) -> None:
         self.kind = kind
+        self.expiry = expiry
         self.cells: list[Any] = OUTSIDE
         self.changed: list[int] = []
         self.stamps = np.zeros(STEP, np.int64)
@@ -56,14 +58,19 @@ class WordCells:
 
     @property
     def memory_bytes(self) -> int:
-        return self.stamps.nbytes + self.words.nbytes + self.valid.nbytes
+        expiry = 0 if self.expiry is None else self.expiry.used.nbytes
+        return self.stamps.nbytes + self.words.nbytes + self.valid.nbytes + expiry
 
     def make_room(self, high: int) -> None:
+        if self.expiry is not None:
+            self.expiry.make_room(high)
         self.stamps = grown(self.stamps, high, STEP)
         self.words = grown(self.words, high, STEP)
         self.valid = grown(self.valid, high, STEP)
 
     def begin(self, slots: Int64Array, generation: int) -> None:
+        if self.expiry is not None:
+            self.forget(self.expiry.begin(slots, self.valid[slots]), generation)
         self.cells = self.kind.words_to_list(self.words[slots])
         for empty in np.flatnonzero(~self.valid[slots]).tolist():
             self.cells[empty] = None
@@ -79,10 +86,19 @@ class WordCells:
             self.words[changed], self.valid[changed] = self.kind.list_to_words(values), valid
             self.stamps[changed] = generation
             self.changed = []
+        if self.expiry is not None:
+            self.expiry.end(slots)
         self.cells = OUTSIDE
+
+    def forget(self, slots: Int64Array, generation: int) -> None:
+        """These slots have no value any more."""
+        self.words[slots], self.valid[slots], self.stamps[slots] = 0, False, generation
 
     def live(self, high: int) -> npt.NDArray[np.bool_]:
         return self.valid[:high].copy()
+
+    def live_at(self, slots: Int64Array) -> npt.NDArray[np.bool_]:
+        return self.valid[slots]
 
     def copy(self, slots: Int64Array) -> CellsCopy:
         words, valid = self.words[slots], self.valid[slots]
@@ -96,7 +112,10 @@ class ObjectCells:
     """Anything else: a Python object for each slot. Containers (of `to_arrow`, `from_arrow`) may be changed in place while they are
     `owned`, that is, since they were copied after the last snapshot."""
 
-    def __init__(self, to_arrow: Callable[[list[Any]], pa.Array], from_arrow: Callable[[pa.Array], list[Any]]) -> None:
+    def __init__(
+        self, to_arrow: Callable[[list[Any]], pa.Array], from_arrow: Callable[[pa.Array], list[Any]], expiry: Expiry | None = None
+    ) -> None:
+        self.expiry = expiry
         self.cells: list[Any] = OUTSIDE
         self.changed: list[int] = []
         self.owned: list[bool] = []
@@ -107,14 +126,18 @@ class ObjectCells:
     @property
     def memory_bytes(self) -> int:
         """Without the objects themselves, which nobody can weigh quickly."""
-        return self.stamps.nbytes + 8 * len(self._objects)
+        return self.stamps.nbytes + 8 * len(self._objects) + (0 if self.expiry is None else self.expiry.used.nbytes)
 
     def make_room(self, high: int) -> None:
+        if self.expiry is not None:
+            self.expiry.make_room(high)
         self.stamps = grown(self.stamps, high, STEP)
         if len(self._objects) < len(self.stamps):
             self._objects.extend([None] * (len(self.stamps) - len(self._objects)))
 
     def begin(self, slots: Int64Array, generation: int) -> None:
+        if self.expiry is not None:
+            self.forget(self.expiry.begin(slots, self.live_at(slots)), generation)
         self.cells = self.get(slots)
         self.owned = (self.stamps[slots] == generation).tolist()
 
@@ -125,7 +148,14 @@ class ObjectCells:
                 objects[of_place[place]] = cells[place]
             self.stamps[slots[self.changed]] = generation
             self.changed = []
+        if self.expiry is not None:
+            self.expiry.end(slots)
         self.cells = OUTSIDE
+
+    def forget(self, slots: Int64Array, generation: int) -> None:
+        """These slots have no value any more."""
+        self.put(slots, [None] * len(slots))
+        self.stamps[slots] = generation
 
     def get(self, slots: Int64Array) -> list[Any]:
         objects = self._objects
@@ -139,13 +169,15 @@ class ObjectCells:
         return np.array([_is_live(value) for value in self._objects[:high]], np.bool_)
 
     def copy(self, slots: Int64Array) -> CellsCopy:
-        values = self.get(slots)
-        valid = np.array([_is_live(value) for value in values], np.bool_)
+        values, valid = self.get(slots), self.live_at(slots)
         return CellsCopy(slots, valid, lambda: self._to_arrow([v if ok else None for v, ok in zip(values, valid.tolist(), strict=True)]))
 
     def load(self, slots: Int64Array, array: pa.Array, valid: npt.NDArray[np.bool_]) -> None:
         values = self._from_arrow(array)
         self.put(slots, [value if is_valid else None for value, is_valid in zip(values, valid.tolist(), strict=True)])
+
+    def live_at(self, slots: Int64Array) -> npt.NDArray[np.bool_]:
+        return np.array([_is_live(value) for value in self.get(slots)], np.bool_)
 
 
 Cells = WordCells | ObjectCells

@@ -11,17 +11,21 @@ import pyarrow as pa
 from flinkray.errors import UsageError
 from flinkray.graph import process as declared
 from flinkray.operators.process_cells import Cells, Int64Array, ObjectCells, WordCells
+from flinkray.operators.process_expiry import Expiry
 from flinkray.operators.process_values import ValueKind, value_kind
+
+Touch = Callable[[int], None]
 
 
 class Cursor:
-    """Which key of the batch is at work: its number among them; and the slots of all."""
+    """Which key of the batch is at work: its number among them; the slots of all, and the largest event time of each key's rows."""
 
-    __slots__ = ("at", "slots")
+    __slots__ = ("at", "slots", "times")
 
     def __init__(self) -> None:
         self.at = 0
         self.slots: Int64Array | None = None
+        self.times: Int64Array | None = None
 
 
 class BatchValues(np.ndarray[Any, Any]):
@@ -46,6 +50,15 @@ class _Bound:
     arrow: pa.DataType
     """Of the column in a chunk."""
     _cursor: Cursor
+    _written: Touch | None = None
+    _read: Touch | None = None
+    """Called with the place of the key whose state is written or read, where state does not live for ever."""
+
+    def _lives(self, expiry: Expiry | None) -> Expiry | None:
+        if expiry is not None:
+            self._written = expiry.touch
+            self._read = expiry.touch if expiry.refreshed_by_reads else None
+        return expiry
 
     def clear(self) -> None:
         cells, at = self.cells, self._cursor.at
@@ -60,16 +73,19 @@ class _Bound:
 
 
 class _BoundSingle(_Bound):
-    def __init__(self, state: declared.State, cursor: Cursor) -> None:
+    def __init__(self, state: declared.State, cursor: Cursor, expiry: Expiry | None = None) -> None:
         self.name, self._cursor = state.name, cursor
         self._kind = value_kind(state.types["type"])
+        self._lives(expiry)
         self.arrow, self._thaw = self._kind.arrow, self._kind.thaw
         self._fit = self._kind.fit
         is_word = self._kind.dtype is not None
-        self.cells = WordCells(self._kind) if is_word else ObjectCells(self._kind.to_arrow, self._kind.from_arrow)
+        self.cells = WordCells(self._kind, expiry) if is_word else ObjectCells(self._kind.to_arrow, self._kind.from_arrow, expiry)
 
     def _get(self) -> Any:
         value = self.cells.cells[self._cursor.at]
+        if self._read is not None:
+            self._read(self._cursor.at)
         return value if value is None or self._thaw is None else self._thaw(value)
 
     def _set(self, value: Any) -> None:
@@ -82,13 +98,19 @@ class _BoundSingle(_Bound):
                 raise
         cells.cells[at] = value
         cells.changed.append(at)
+        if self._written is not None:
+            self._written(at)
 
 
 class BoundValue(_BoundSingle, declared.ValueState):
     value = property(_BoundSingle._get, _BoundSingle._set)
 
     def read(self, keys: declared.Keys) -> Any:
-        slots = self._slots(keys)
+        slots, expiry = self._slots(keys), self.cells.expiry
+        if expiry is not None:
+            self.cells.forget(expiry.begin(slots, self.cells.live_at(slots)), self.generation())
+            if self._read is not None:
+                expiry.touch_many(slots, self._cursor.times)
         if isinstance(self.cells, WordCells):
             words = self.cells.words[slots]
             dtype = self._kind.dtype
@@ -107,6 +129,9 @@ class BoundValue(_BoundSingle, declared.ValueState):
         if len(values) != len(slots):
             raise UsageError(f"state {self.name!r}: write() got {len(values)} values for {len(slots)} keys")
         self.cells.stamps[slots] = self.generation()
+        if self.cells.expiry is not None:
+            self.cells.expiry.begin(slots, self.cells.live_at(slots))
+            self.cells.expiry.touch_many(slots, self._cursor.times)
         if isinstance(self.cells, WordCells):
             array = np.asarray(values).astype(self._kind.dtype, casting="same_kind", copy=False)
             words = array.view(np.int64) if self._kind.dtype is np.float64 else array.astype(np.int64, copy=False)
@@ -131,8 +156,8 @@ class BoundValue(_BoundSingle, declared.ValueState):
 
 
 class BoundReducing(_BoundSingle, declared.ReducingState):
-    def __init__(self, state: declared.ReducingState, cursor: Cursor) -> None:
-        super().__init__(state, cursor)
+    def __init__(self, state: declared.ReducingState, cursor: Cursor, expiry: Expiry | None = None) -> None:
+        super().__init__(state, cursor, expiry)
         self.reduce = state.reduce
 
     value = property(_BoundSingle._get)
@@ -143,8 +168,8 @@ class BoundReducing(_BoundSingle, declared.ReducingState):
 
 
 class BoundAggregating(_BoundSingle, declared.AggregatingState):
-    def __init__(self, state: declared.AggregatingState, cursor: Cursor) -> None:
-        super().__init__(state, cursor)
+    def __init__(self, state: declared.AggregatingState, cursor: Cursor, expiry: Expiry | None = None) -> None:
+        super().__init__(state, cursor, expiry)
         self.function = state.function
 
     @property
@@ -168,6 +193,8 @@ class _BoundContainer(_Bound):
     def _mine(self) -> Any:
         """The key's container, to be changed."""
         cells, at = self.cells, self._cursor.at
+        if self._written is not None:
+            self._written(at)
         kept = cells.cells[at]
         if kept is None or not cells.owned[at]:
             kept = cells.cells[at] = self._new() if kept is None else self._new(kept)
@@ -175,16 +202,21 @@ class _BoundContainer(_Bound):
             cells.changed.append(at)
         return kept
 
+    def _kept(self) -> Any:
+        if self._read is not None:
+            self._read(self._cursor.at)
+        return self.cells.cells[self._cursor.at]
+
 
 class BoundList(_BoundContainer, declared.ListState):
     _new = list
 
-    def __init__(self, state: declared.ListState, cursor: Cursor) -> None:
+    def __init__(self, state: declared.ListState, cursor: Cursor, expiry: Expiry | None = None) -> None:
         self.name, self._cursor = state.name, cursor
         kind = self._kind = value_kind(state.types["type"])
         self.arrow = pa.list_(kind.arrow)
         self._thaw = kind.thaw
-        self.cells = ObjectCells(self._to_arrow, self._from_arrow)
+        self.cells = ObjectCells(self._to_arrow, self._from_arrow, self._lives(expiry))
 
     def _to_arrow(self, lists: list[Any]) -> pa.Array:
         offsets = np.cumsum([0, *(len(values or ()) for values in lists)])
@@ -204,11 +236,11 @@ class BoundList(_BoundContainer, declared.ListState):
             self._mine().extend(fitted)
 
     def __iter__(self) -> Iterator[Any]:
-        kept = list(self.cells.cells[self._cursor.at] or ())
+        kept = list(self._kept() or ())
         return iter(kept if self._thaw is None else [self._thaw(value) for value in kept])
 
     def __len__(self) -> int:
-        return len(self.cells.cells[self._cursor.at] or ())
+        return len(self._kept() or ())
 
 
 _EMPTY: dict[Any, Any] = {}
@@ -217,13 +249,13 @@ _EMPTY: dict[Any, Any] = {}
 class BoundMap(_BoundContainer, declared.MapState):
     _new = dict
 
-    def __init__(self, state: declared.MapState, cursor: Cursor) -> None:
+    def __init__(self, state: declared.MapState, cursor: Cursor, expiry: Expiry | None = None) -> None:
         self.name, self._cursor = state.name, cursor
         self._key_kind, self._value_kind = value_kind(state.types["key_type"]), value_kind(state.types["value_type"])
         self.arrow = pa.map_(self._key_kind.arrow, self._value_kind.arrow)
         self._thaw = _as_it_is if self._value_kind.thaw is None else _or_none(self._value_kind.thaw)
         self._fit_key, self._fit_value = self._key_kind.fit, self._value_kind.fit
-        self.cells = ObjectCells(self._to_arrow, self._from_arrow)
+        self.cells = ObjectCells(self._to_arrow, self._from_arrow, self._lives(expiry))
 
     def _to_arrow(self, maps: list[Any]) -> pa.Array:
         offsets = np.cumsum([0, *(len(each or ()) for each in maps)])
@@ -241,7 +273,7 @@ class BoundMap(_BoundContainer, declared.MapState):
         return [dict(pairs[end - length : end]) for end, length in zip(ends, lengths.tolist(), strict=True)]
 
     def _kept(self) -> dict[Any, Any]:
-        return self.cells.cells[self._cursor.at] or _EMPTY
+        return super()._kept() or _EMPTY
 
     def __getitem__(self, key: Any) -> Any:
         return self._thaw(self._kept()[key])
@@ -301,9 +333,9 @@ _BOUND: dict[str, Callable[..., Any]] = {
 BoundState = BoundValue | BoundList | BoundMap | BoundReducing | BoundAggregating
 
 
-def bind(state: declared.State, cursor: Cursor, generation: Callable[[], int]) -> BoundState:
+def bind(state: declared.State, cursor: Cursor, generation: Callable[[], int], expiry: Expiry | None = None) -> BoundState:
     """The state of a subtask; `generation` tells with what changes are stamped now."""
-    bound: BoundState = _BOUND[state.kind](state, cursor)
+    bound: BoundState = _BOUND[state.kind](state, cursor, expiry)
     if isinstance(bound, BoundValue):
         bound.generation = generation
     return bound

@@ -1,7 +1,7 @@
 """The slots of a process function's keys, and snapshots of state and timers.
 
 Each state is a keyed state of its own: `_kg`, the key columns as `_key<i>`, `_live`, `value`. A row that is not live says that the key
-has no value any more. Timers are written in full: `_kg`, keys, `time`. What watermark and largest event time were is a list state.
+has no value any more. State with a time to live has `_used` besides. Timers are written in full: `_kg`, keys, `time`. What watermark and largest event time were is a list state.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from flinkray.state.key_hash import key_groups
 from flinkray.state.key_index import KeyCopy, KeyIndex
 
 STATE, TIMERS, CLOCK = "state:", "timers:", "clock"
+USED = "_used"
+"""int64 column of state that does not live for ever: when it was last used, in microseconds."""
 _FEW_KEYS = 1 << 16
 
 
@@ -61,6 +63,13 @@ class ProcessStore:
         for state in self._states:
             state.cells.make_room(self.index.high)
         return slots
+
+    def expire(self) -> None:
+        """Values whose time to live is over give their memory back, some time after that."""
+        for state in self._states:
+            cells = state.cells
+            if cells.expiry is not None and cells.expiry.due():
+                cells.forget(cells.expiry.over(cells.live(self.index.high)), self.history.generation)
 
     def sweep(self) -> None:
         """Forgets keys without state and timers, when there are twice as many keys as the last time."""
@@ -108,9 +117,10 @@ class ProcessStore:
 
     def _capture(self, state: BoundState, slots: Int64Array, full: bool) -> TableCapture:
         keys, copy, schema = self.index.copy_keys(slots), state.cells.copy(slots), self._schema(state)
+        used = None if state.cells.expiry is None else state.cells.expiry.used[slots]
 
         def encode() -> pa.Table | None:
-            return _chunk(keys, copy, schema, self._context.max_parallelism) if full or len(copy.slots) else None
+            return _chunk(keys, copy, used, schema, self._context.max_parallelism) if full or len(copy.slots) else None
 
         return TableCapture(STATE + state.name, "keyed", full, encode)
 
@@ -131,7 +141,8 @@ class ProcessStore:
         return [pa.field(KEY_GROUP, pa.uint16()), *(pa.field(f"_key{i}", kind) for i, kind in enumerate(self.index.codec.kinds))]
 
     def _schema(self, state: BoundState) -> pa.Schema:
-        return pa.schema([*self._key_fields(), pa.field("_live", pa.bool_()), pa.field("value", state.arrow)])
+        used = [] if state.cells.expiry is None else [pa.field(USED, pa.int64())]
+        return pa.schema([*self._key_fields(), pa.field("_live", pa.bool_()), pa.field("value", state.arrow), *used])
 
     def _timer_schema(self) -> pa.Schema:
         return pa.schema([*self._key_fields(), pa.field("time", pa.int64())])
@@ -157,25 +168,31 @@ class ProcessStore:
             self.history.restored(checkpoint_id, [chunk for state in mine for chunk in state.chains[0]])
 
     def _load(self, state: BoundState, chunk: pa.Table) -> None:
-        self._check(chunk, self._schema(state), f"state {state.name!r}")
+        self._check(chunk.select([name for name in chunk.column_names if name != USED]), self._schema(state), f"state {state.name!r}")
+        expiry = state.cells.expiry
         for batch in chunk.combine_chunks().to_batches():
             slots = self._slots_of(self._keys_of(batch)).astype(np.int64)
             state.cells.load(slots, batch.column("value"), batch.column("_live").to_numpy(zero_copy_only=False))
+            if expiry is not None and USED in batch.schema.names:
+                expiry.used[slots] = batch.column(USED).to_numpy()
+            elif expiry is not None:
+                expiry.renew(slots)
 
     def _keys_of(self, batch: pa.RecordBatch) -> Keys:
         return self.index.keys(batch, [f"_key{i}" for i in range(len(self._keys))])
 
     def _check(self, chunk: pa.Table, schema: pa.Schema, what: str) -> None:
-        if not chunk.schema.equals(schema):
+        if not chunk.schema.equals(pa.schema([field for field in schema if field.name != USED])):
             raise RestoreError(
                 f"{self._context.uid!r}: {what} was saved with other keys or types; restore with --restore none, or with the job as "
                 f"it was\nsaved:\n{chunk.schema}\nnow:\n{schema}"
             )
 
 
-def _chunk(keys: KeyCopy, copy: CellsCopy, schema: pa.Schema, max_parallelism: int) -> pa.Table:
+def _chunk(keys: KeyCopy, copy: CellsCopy, used: Int64Array | None, schema: pa.Schema, max_parallelism: int) -> pa.Table:
     groups = key_groups(keys.hashes, max_parallelism)
     order = np.argsort(groups, kind="stable")
     values = copy.make_array().take(pa.array(order))
     columns = [pa.array(groups[order]), *keys.columns(order), pa.array(copy.valid[order]), values]
+    columns += [] if used is None else [pa.array(used[order])]
     return pa.table(columns, schema=schema)
