@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,18 @@ def job_managers(name: str) -> list[Any]:
     return found
 
 
+def _abandon(calls: Iterable[Any]) -> None:
+    """Ray prints the errors of calls that nobody takes: they are taken when they come. (Asking with `ray.wait` when they might have come failed
+    within Ray now and then, by an assertion.)"""
+    for call in calls:
+        call.future().add_done_callback(_taken)
+
+
+def _taken(call: Future[Any]) -> None:
+    if not call.cancelled():
+        call.exception()
+
+
 class Leader:
     """Calls methods of whichever actor leads. A call that was lost with a leader is made again: it must be one that may be repeated."""
 
@@ -72,7 +84,6 @@ class Leader:
         """Ids of actors of other runs."""
         self._actor = actor
         """Led when it was last asked."""
-        self._abandoned: list[Any] = []
 
     def exists(self) -> bool:
         return bool(job_managers(self._name))
@@ -98,10 +109,10 @@ class Leader:
                     time.sleep(_PAUSE_S)
                     continue
                 self._actor = actor
-                self._abandon(list(open_calls))
+                _abandon(open_calls)
                 return answer
             if time.monotonic() > deadline:
-                self._abandon(list(open_calls))
+                _abandon(open_calls)
                 raise WaitTimeoutError(
                     f"job {self._name}: no JobManager that leads answered {method} in {timeout_s:.0f} s; what was asked for may have happened"
                 )
@@ -112,15 +123,6 @@ class Leader:
         except RayActorError:
             self._actor = None
             return NotLeading()
-
-    def _abandon(self, calls: list[Any]) -> None:
-        """Ray prints the errors of calls that nobody takes: they are taken when they come."""
-        self._abandoned += calls
-        done = ray.wait(self._abandoned, num_returns=len(self._abandoned), timeout=0)[0] if self._abandoned else []
-        for call in done:
-            with suppress(Exception):
-                ray.get(call)
-        self._abandoned = [call for call in self._abandoned if call not in done]
 
     def _candidates(self) -> list[Any]:
         """The last leader first."""
