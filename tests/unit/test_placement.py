@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from flinkray.runtime.ray.placement import Node, least_taken
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from flinkray.config import HighAvailability
+from flinkray.runtime.ray import placement, replicas
+from flinkray.runtime.ray.placement import (
+    Node,
+    answering,
+    apart_from,
+    for_first_job_manager,
+    for_task_manager,
+    least_taken,
+    shuffled,
+)
+from flinkray.runtime.ray.replicas import Replicas
 
 NODES = [Node("a1", "a"), Node("a2", "a"), Node("b1", "b"), Node("c1", "c")]
 
@@ -30,3 +47,73 @@ def test_processes_of_nodes_that_are_gone_count_for_nothing() -> None:
 
 def test_without_nodes_there_is_no_place() -> None:
     assert least_taken([], ["a1"], True) is None
+
+
+def living(monkeypatch: pytest.MonkeyPatch, nodes: Sequence[Node]) -> None:
+    for module in (placement, replicas):
+        monkeypatch.setattr(module, "living_nodes", lambda zone_label: list(nodes))
+        monkeypatch.setattr(module, "answering", lambda asked: list(asked))
+
+
+def test_a_node_whose_raylet_is_gone_gets_nothing_although_ray_still_lists_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as raylet, socket.create_server(("127.0.0.1", 0)) as dead:
+        nodes = [Node("dead", "a", dead.getsockname()), Node("up", "b", raylet.getsockname())]
+        dead.close()
+        assert answering(nodes, 5.0) == nodes[1:]
+
+
+def test_a_node_that_is_cut_off_gets_nothing() -> None:
+    with silent_listener() as silent, socket.create_server(("127.0.0.1", 0)) as raylet:
+        nodes = [Node("cut off", "a", silent), Node("up", "b", raylet.getsockname())]
+        assert answering(nodes, 0.2) == nodes[1:]
+
+
+def test_when_no_raylet_answers_all_are_tried() -> None:
+    with silent_listener() as silent:
+        nodes = [Node("x", "a", silent)]
+        assert answering(nodes, 0.05) == nodes
+
+
+@contextmanager
+def silent_listener() -> Iterator[tuple[str, int]]:
+    """An address whose connections are never made: its queue is full."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as callers:
+        for _ in range(4):
+            caller = callers.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(listener.getsockname())
+        yield listener.getsockname()
+
+
+def test_the_first_leader_has_a_zone_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    living(monkeypatch, [Node("plain", ""), *NODES])
+    assert {for_first_job_manager(f"job-{n}", HighAvailability()) for n in range(40)} == {"a1", "a2", "b1", "c1"}
+    assert "plain" in {for_first_job_manager(f"job-{n}", HighAvailability(zones="ignore")) for n in range(40)}
+
+
+def test_a_standby_has_a_zone_where_there_are_any() -> None:
+    nodes = [Node("plain", ""), Node("a1", "a"), Node("b1", "b")]
+    assert apart_from(HighAvailability(), "a1", (), nodes) == "b1"
+    assert apart_from(HighAvailability(), "a1", (), nodes[:2]) == "plain"
+
+
+def test_the_spare_is_not_in_the_leaders_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    living(monkeypatch, NODES)
+    for job in ("one", "two", "three"):
+        assert for_task_manager(job, HighAvailability(), ["a1", "b1", "c1"], "c1") != "c1"
+        assert for_task_manager(job, HighAvailability(), ["a1", "b1"], "c1") == "c1"
+
+
+def test_jobs_begin_on_different_nodes() -> None:
+    assert len({shuffled(NODES, f"job-{n}")[0] for n in range(40)}) == len(NODES)
+    assert shuffled(NODES, "job") == shuffled(reversed(NODES), "job")
+
+
+@pytest.mark.parametrize(
+    ("node_id", "moves"),
+    [("b1", False), ("a2", True), ("a1", True), ("head", True)],
+    ids=["apart", "in its zone", "beside it", "on the head"],
+)
+def test_a_standby_that_came_back_in_the_wrong_place_is_moved(monkeypatch: pytest.MonkeyPatch, node_id: str, moves: bool) -> None:
+    living(monkeypatch, NODES)  # a head without CPUs is not among them
+    assert Replicas("job", 0, "a1", HighAvailability(), lambda number, node: None)._misplaced(node_id) is moves

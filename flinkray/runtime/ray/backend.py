@@ -36,6 +36,8 @@ class _Worker:
     actor: Any
     call: Any
     asked_at: float
+    runs: bool = False
+    """It was up before it was greeted."""
     started: bool = False
     lost: bool = False
     """Not asked any more; killed when the core has put that into the journal."""
@@ -64,14 +66,15 @@ class RayBackend(WorkerBackend):
     def create(self, instance: str, name: str) -> None:
         with self._lock:
             taken = [worker.node_id for worker in self._workers.values() if not worker.lost]
-        node_id = for_task_manager(self._bundle.config.high_availability, taken)
+        config, own_node_id = self._bundle.config, ray.get_runtime_context().get_node_id()
+        node_id = for_task_manager(config.name, config.high_availability, taken, own_node_id)
         options = {
-            "name": task_manager_name(self._bundle.config.name, name, instance),
+            "name": task_manager_name(config.name, name, instance),
             "namespace": NAMESPACE,
             "lifetime": "detached",
             "num_cpus": 0,  # the slots' CPUs are reserved by the job as a whole (reservation.py)
             "max_restarts": 0,
-            "scheduling_strategy": on_node(node_id),
+            **on_node(node_id),
         }
         try:
             actor = ray.remote(concurrency_groups=GROUPS)(TaskManagerActor).options(**options).remote(instance, self._pickled)
@@ -81,14 +84,16 @@ class RayBackend(WorkerBackend):
 
     def attach(self, instance: str, name: str) -> None:
         try:
-            self._greet(instance, ray.get_actor(task_manager_name(self._bundle.config.name, name, instance), namespace=NAMESPACE))
+            actor = ray.get_actor(task_manager_name(self._bundle.config.name, name, instance), namespace=NAMESPACE)
+            self._greet(instance, actor, runs=True)
         except ValueError:
             self._post(WorkerLost(instance, "process", "its process is gone"))
 
-    def _greet(self, instance: str, actor: Any, node_id: str = "") -> None:
+    def _greet(self, instance: str, actor: Any, node_id: str = "", runs: bool = False) -> None:
+        """`runs`: it is up already, and has to answer as soon as to any call."""
         call = actor.hello.options(concurrency_group="look").remote()
         with self._lock:
-            self._workers[instance] = _Worker(instance, actor, call, time.monotonic(), node_id=node_id)
+            self._workers[instance] = _Worker(instance, actor, call, time.monotonic(), runs=runs, node_id=node_id)
 
     def send(self, instance: str, command: Command, secrets: Secrets | None) -> None:
         with self._lock:
@@ -163,7 +168,7 @@ class RayBackend(WorkerBackend):
     def _look_for_silence(self, now: float) -> None:
         """A hung process is never reported by Ray; the call that should come back every half second tells."""
         for worker in list(self._workers.values()):
-            if worker.started and not worker.lost and now - worker.asked_at > self._heartbeat_timeout_s + POLL_S:
+            if (worker.started or worker.runs) and not worker.lost and now - worker.asked_at > self._heartbeat_timeout_s + POLL_S:
                 self._lost(worker, "process", f"no answer for {self._heartbeat_timeout_s:.1f} s")
 
     def _lost(self, worker: _Worker, cause: Any, reason: str) -> None:

@@ -21,7 +21,7 @@ from flinkray.runtime.ray.backend import RayBackend
 from flinkray.runtime.ray.gcs_slots import GcsSlots
 from flinkray.runtime.ray.leader import NotLeadingError, answered_by_the_leader
 from flinkray.runtime.ray.names import NAMESPACE, job_manager_name
-from flinkray.runtime.ray.placement import on_node
+from flinkray.runtime.ray.placement import begun_on_node
 from flinkray.runtime.ray.replicas import Replicas
 from flinkray.runtime.ray.reservation import release
 from flinkray.runtime.ray.status_copy import StatusCopy
@@ -206,9 +206,8 @@ def create_job_manager(
         "lifetime": "detached",
         "num_cpus": 0,
         "max_restarts": -1 if is_available(bundle) else 0,
+        **begun_on_node(node_id),
     }
-    if node_id is not None:
-        options["scheduling_strategy"] = on_node(node_id)
     return ray.remote(concurrency_groups=GROUPS)(JobManagerActor).options(**options).remote(pickled, run, number, reservation, auth_mode)
 
 

@@ -36,6 +36,8 @@ class Presence:
 
     def _run(self) -> None:
         while not self._over.wait(INTERVAL_S):
+            if not ray.is_initialized():
+                break  # the program has left the cluster; a call would join one again
             try:
                 self._record.write_newer(self._leader.call("keep_alive", self._watched))
             except WaitTimeoutError:

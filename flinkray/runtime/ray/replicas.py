@@ -12,7 +12,7 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from flinkray.config import HighAvailability
 from flinkray.runtime.ray.names import NAMESPACE, job_manager_name
-from flinkray.runtime.ray.placement import apart_from, living_nodes
+from flinkray.runtime.ray.placement import answering, apart_from, living_nodes
 
 LOOK_S = 1.0
 ANSWER_S = 2.0
@@ -73,19 +73,23 @@ class Replicas:
         if self._over.is_set():
             return
         try:
-            self._make(number, apart_from(self._config, self._node_id, [place["node_id"] for place in self._known.values()]))
+            nodes = answering(living_nodes(self._config.zone_label))
+            self._make(number, apart_from(self._config, self._node_id, [place["node_id"] for place in self._known.values()], nodes))
         except (RayError, ValueError):
             return  # another leader has just made it, or the GCS is away
 
     def _misplaced(self, node_id: str) -> bool:
-        """Beside the leader, while it could be in another zone or at least on another node."""
+        """Beside the leader, or where no work belongs (Ray restarts a process on any node), while there is a better place: in another zone, or
+        at least on another node."""
         try:
             nodes = {node.node_id: node.zone for node in living_nodes(self._config.zone_label)}
             better = apart_from(self._config, self._node_id, ())
         except RayError:
             return False
-        if better is None or self._node_id not in nodes or node_id not in nodes:
+        if better is None or self._node_id not in nodes:
             return False
+        if node_id not in nodes:
+            return better != self._node_id
         own, place, best = nodes[self._node_id], nodes[node_id], nodes[better]
         if self._config.zones != "ignore" and own != best:
             return place == own

@@ -21,7 +21,7 @@ from flinkray.runtime.local import job_exists, read_results, result_or_raise
 from flinkray.runtime.ray.job_manager_actor import create_job_manager
 from flinkray.runtime.ray.leader import CALL_TIMEOUT_S, Leader, job_managers
 from flinkray.runtime.ray.names import NAMESPACE
-from flinkray.runtime.ray.placement import check_zones
+from flinkray.runtime.ray.placement import check_zones, for_first_job_manager
 from flinkray.runtime.ray.presence import Presence
 from flinkray.runtime.ray.reservation import release, reserve
 from flinkray.runtime.ray.status_copy import answers
@@ -99,7 +99,8 @@ def submit(bundle: JobBundle) -> RayJob:
     reservation = None if _is_own() else reserve(name, bundle.graph.slots(), config.resources.cpus_per_slot)
     run = secrets.token_hex(8)
     try:
-        actor = create_job_manager(pickled, bundle, run, 0, reservation, os.environ.get("RAY_AUTH_MODE", ""))
+        place = for_first_job_manager(name, config.high_availability)
+        actor = create_job_manager(pickled, bundle, run, 0, reservation, os.environ.get("RAY_AUTH_MODE", ""), place)
     except ValueError as error:
         release(reservation)
         if "already taken" in str(error) or "already exists" in str(error):
