@@ -1,12 +1,12 @@
 """What may be deleted, pure (docs/protocol.md, rules 3, 16 and 18).
 
-Kept are the newest `retained` checkpoints, every one that a checkpoint in flight may refer to, and all between: the log stays in one piece
-from its newest record, which is never deleted, down to the oldest kept manifest.
+Kept are the newest `retained` checkpoints, every one that a checkpoint in flight may refer to or that the job may go back to, and all
+between: the log stays in one piece from its newest record, which is never deleted, down to the oldest kept manifest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flinkray.checkpoint.names import parse_data_object, parse_wrapped_key
@@ -59,16 +59,18 @@ def plan(
     in_flight: Mapping[int, int | None],
     found: Found,
     sweeper: Sweeper,
+    wanted: Collection[int] = (),
 ) -> Deletions:
     """What `sweeper` may delete.
 
-    `complete` is the newest complete checkpoint, `in_flight` has the base of each checkpoint that is not settled.
+    `complete` is the newest complete checkpoint, `in_flight` has the base of each checkpoint that is not settled. `wanted` are kept
+    however old they are: after a restore of an older checkpoint the newest of the log are not those that the job goes back to.
     """
     if retained < 1:
         raise ValueError(f"retained {retained} is under 1")
     newest_first = sorted(manifests, key=lambda manifest: manifest.number, reverse=True)
-    bases = {base for base in in_flight.values() if base is not None}
-    needed = [manifest for rank, manifest in enumerate(newest_first) if rank < retained or manifest.checkpoint in bases]
+    named = {base for base in in_flight.values() if base is not None} | set(wanted)
+    needed = [manifest for rank, manifest in enumerate(newest_first) if rank < retained or manifest.checkpoint in named]
     if not needed:
         return Deletions()
     floor = min(manifest.number for manifest in needed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from flinkray.checkpoint.log_base import CheckpointLog
@@ -23,8 +23,9 @@ class Swept:
     keys: int
 
 
-def sweep(log: CheckpointLog, retained: int, complete: int, in_flight: Mapping[int, int | None]) -> Swept:
-    """Delete what no kept checkpoint needs. `complete`: newest complete checkpoint; `in_flight`: base of each unsettled one.
+def sweep(log: CheckpointLog, retained: int, complete: int, in_flight: Mapping[int, int | None], wanted: Collection[int] = ()) -> Swept:
+    """Delete what no kept checkpoint needs. `complete`: newest complete checkpoint; `in_flight`: base of each unsettled one; `wanted`:
+    checkpoints to be kept however old they are.
 
     What lies in storage is listed before the log is read: an object that comes later is not judged. Ownership is looked at again before
     each batch of deletions, since an owner may have been frozen for long. Raises DeposedError, StorageError; repeating it is safe.
@@ -35,7 +36,7 @@ def sweep(log: CheckpointLog, retained: int, complete: int, in_flight: Mapping[i
     records |= {number: "" for number in log.numbers() if number not in records}
     manifests = [kept for kept in (_kept(log, view, index) for index in range(len(view.manifests))) if kept is not None]
     sweeper = Sweeper(log.claim_number, log.data_key.key_id, own_only=not log.fenced)
-    deletions = plan(manifests, retained, complete, in_flight, Found(records, data, keys), sweeper)
+    deletions = plan(manifests, retained, complete, in_flight, Found(records, data, keys), sweeper, wanted)
     return _delete(log, deletions)
 
 

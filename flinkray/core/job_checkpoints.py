@@ -126,7 +126,8 @@ def on_committed(job: JobState, instance: str, slot: int, body: Committed, out: 
     if job.settings.checkpoints.store and settled > job.swept and settled == job.checkpoints.latest:
         job.swept = settled
         pending = job.checkpoints.pending
-        out.append(Sweep(settled, pending.checkpoint if pending else None, pending.base if pending else None))
+        in_flight, base = (pending.checkpoint, pending.base) if pending else (None, None)
+        out.append(Sweep(settled, in_flight, base, tuple(sorted(job.contents))))
     record_finished(job, out)
 
 

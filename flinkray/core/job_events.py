@@ -251,11 +251,13 @@ class RefuseSavepoint:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Delete what no retained checkpoint needs. `in_flight` ids and what they may refer to stay."""
+    """Delete what no retained checkpoint needs. `in_flight` ids and what they may refer to stay, and all that a failure may go back to."""
 
     complete: int
     in_flight: int | None
     in_flight_base: int | None = None
+    restorable: tuple[int, ...] = ()
+    """What the job may restore. Not always the newest of the log: somebody may have chosen an older one."""
 
 
 @dataclass(frozen=True)

@@ -287,8 +287,7 @@ class JobStorage(StorageOfJob):
     def sweep(self, command: Sweep) -> None:
         if self._log is not None:
             in_flight = {command.in_flight: command.in_flight_base} if command.in_flight is not None else {}
-            in_flight |= {-pinned: pinned for pinned in list(self._pinned)}  # no checkpoint has such an id; its base is what counts
-            sweep(self._log, self._config.retained, command.complete, in_flight)
+            sweep(self._log, self._config.retained, command.complete, in_flight, (*command.restorable, *self._pinned))
 
     def record_end(self, status: JobStatus) -> None:
         if self._log is None or self._facts is None:
@@ -347,7 +346,8 @@ class JobStorage(StorageOfJob):
         return list(self._listed)
 
     def about(self) -> dict[str, Any]:
-        about: dict[str, Any] = {"uri": self._opened_store.uri if self._opened_store else self._config.storage}
+        """The place is told before it is opened: commands in other processes look it up here."""
+        about: dict[str, Any] = {"uri": f"{self._config.storage.rstrip('/')}/{self._bundle.application}"}
         if self._log is not None:
             about["fenced"] = self._log.fenced
         if self._trouble:

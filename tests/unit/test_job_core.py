@@ -213,6 +213,23 @@ def test_notify_is_repeated_until_every_slot_has_committed_and_then_old_objects_
     assert any(isinstance(c, Sweep) for c in driver.report(1, Committed(1)))
 
 
+def test_a_sweep_spares_the_older_checkpoint_that_was_chosen_to_restore_until_newer_ones_replace_it() -> None:
+    """Simulated seed 768 of two-inputs: the sweep kept the newest of the log, and deleted what the job stood on."""
+    driver = Driver()
+    chosen, before = (CheckpointContent(number, 1, (), {}, Counters()) for number in (5, 4))
+    driver.give(Opened(11, chosen, (before,), 10, 2, 7))  # 6 to 9 stand in the log, too
+    driver.start_workers()
+    driver.all_report(Ready())
+    driver.all_report(Running())
+    swept = [c for slot in range(2) for c in driver.report(slot, Committed(5)) if isinstance(c, Sweep)]
+    assert swept == [Sweep(5, None, None, (4, 5))]
+    for number in (10, 11, 12):
+        driver.give(Tick(), at=2.0 * number)
+        driver.complete(number)
+        swept = [c for slot in range(2) for c in driver.report(slot, Committed(number)) if isinstance(c, Sweep)]
+    assert swept == [Sweep(12, None, None, (10, 11, 12))]
+
+
 def test_a_declined_checkpoint_is_aborted_everywhere_and_the_job_goes_on() -> None:
     driver = Driver()
     driver.run()

@@ -45,6 +45,11 @@ def test_the_base_of_a_checkpoint_in_flight_stays_and_all_between() -> None:
     assert deletions == Deletions((8, 9, 10, 11), (data(5, 1),), ())
 
 
+def test_a_checkpoint_that_the_job_may_go_back_to_stays_though_the_log_has_newer_ones() -> None:
+    deletions = plan(FOUR, 1, 2, {}, Found(LOG, ALL_DATA, []), OWN, wanted=(2,))
+    assert deletions == Deletions((8, 9, 10, 11), (data(5, 1),), ())
+
+
 def test_objects_of_a_checkpoint_in_flight_stay_also_below_the_newest_complete_one() -> None:
     deletions = plan(FOUR, 4, 4, {3: None}, Found(LOG, [data(5, 3) + "x", data(5, 2) + "x"], []), OWN)
     assert deletions.data == (data(5, 2) + "x",)
