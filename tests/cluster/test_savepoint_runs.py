@@ -15,9 +15,11 @@ import flinkray as fr
 from flinkray.checkpoint.key_providers import generate_key_file
 from flinkray.checkpoint.savepoints import SavepointState
 from flinkray.checkpoint.state_reader import StateReader
+from flinkray.connectors.base import Source
 from flinkray.connectors.nexmark import nexmark_table
 from jobs.sessions import sessions
 from tests.golden import oracle
+from tests.held import Held
 from tests.seaweed import BUCKET, SeaweedServer
 
 ROWS = 30_000
@@ -30,7 +32,9 @@ def start(
 ) -> fr.JobHandle:
     monkeypatch.setenv("FLINKRAY_RUN_OPTIONS", json.dumps({"restore": restore}))
     env = fr.StreamEnvironment(APP, parallelism=parallelism, runtime=runtime, checkpointing=checkpointing)
-    source = fr.sources.Nexmark("bid", rows=ROWS, rate=8_000 if restore == "none" else None)
+    source: Source = fr.sources.Nexmark("bid", rows=ROWS, rate=8_000 if restore == "none" else None)
+    if restore == "none":
+        source = Held(source, ROWS // 4, str(folder / "gate"))
     bids = env.from_source(source, watermark=fr.Watermarks.bounded("date_time", "1s"), uid="bids")
     sessions(bids, "200ms").sink_to(fr.sinks.Parquet(str(folder / out)), uid="out")
     return env.execute_async()

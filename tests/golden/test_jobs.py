@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import flinkray as fr
+from flinkray.connectors.base import Source
 from flinkray.connectors.nexmark import nexmark_table
 from jobs.hot_items import hot_items
 from jobs.running_totals import running_totals
 from jobs.sessions import sessions
 from tests.golden import oracle
+from tests.held import Held
 
 ROWS = 60_000
 WATERMARK = fr.Watermarks.bounded("date_time", "1s")
@@ -29,8 +31,13 @@ def bids() -> pa.Table:
     return nexmark_table("bid", ROWS, 0)
 
 
-def generated(env: fr.StreamEnvironment, rate: float | None) -> fr.DataStream:
-    return env.from_source(fr.sources.Nexmark("bid", rows=ROWS, rate=rate), watermark=WATERMARK, uid="bids")
+def source(inner: Source, folder: Path) -> Source:
+    """One with a rate stops before its end, until `gate` is there."""
+    return inner if inner.rate is None else Held(inner, ROWS * 4 // 5, str(folder / "gate"))
+
+
+def generated(env: fr.StreamEnvironment, folder: Path, rate: float | None) -> fr.DataStream:
+    return env.from_source(source(fr.sources.Nexmark("bid", rows=ROWS, rate=rate), folder), watermark=WATERMARK, uid="bids")
 
 
 def csv_bids(env: fr.StreamEnvironment, folder: Path, rate: float | None) -> fr.DataStream:
@@ -40,16 +47,19 @@ def csv_bids(env: fr.StreamEnvironment, folder: Path, rate: float | None) -> fr.
         table = bids().select(["bidder", "price"])
         for part in range(3):
             pc.write_csv(table.slice(part * ROWS // 3, ROWS // 3), files / f"{part}.csv")
-    return env.from_source(fr.sources.Csv(f"{files}/*.csv", rate=rate), uid="rows")
+    return env.from_source(source(fr.sources.Csv(f"{files}/*.csv", rate=rate), folder), uid="rows")
 
 
 JOBS: dict[str, tuple[Build, Callable[[], pa.Table]]] = {
-    "hot items": (lambda env, folder, rate: hot_items(generated(env, rate)), lambda: oracle.hot_items(bids())),
+    "hot items": (lambda env, folder, rate: hot_items(generated(env, folder, rate)), lambda: oracle.hot_items(bids())),
     "running totals": (
         lambda env, folder, rate: running_totals(csv_bids(env, folder, rate), "bidder", "price", "final"),
         lambda: oracle.running_totals(bids(), "bidder", "price"),
     ),
-    "sessions": (lambda env, folder, rate: sessions(generated(env, rate), "200ms"), lambda: oracle.sessions(bids(), gap_us=200_000)),
+    "sessions": (
+        lambda env, folder, rate: sessions(generated(env, folder, rate), "200ms"),
+        lambda: oracle.sessions(bids(), gap_us=200_000),
+    ),
 }
 
 
@@ -62,6 +72,13 @@ def start(name: str, folder: Path, parallelism: int, interval: str | None, rate:
     env = environment(folder, parallelism, interval)
     JOBS[name][0](env, folder, rate).sink_to(fr.sinks.Parquet(str(folder / "out")), uid="out")
     return env.execute_async()
+
+
+def until_checkpoints(job: fr.JobHandle, completed: int) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while job.status()["checkpoints"]["completed"] < completed:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def check(name: str, folder: Path) -> None:
@@ -79,8 +96,9 @@ def test_the_answer_is_duckdbs_at_every_parallelism(name: str, parallelism: int,
 @pytest.mark.parametrize("name", JOBS)
 def test_checkpoints_do_not_change_the_answer(name: str, tmp_path: Path) -> None:
     job = start(name, tmp_path, 2, "20ms", rate=60_000)
+    until_checkpoints(job, 5)
+    (tmp_path / "gate").touch()
     job.wait(TIMEOUT_S)
-    assert job.status()["checkpoints"]["completed"] >= 5
     check(name, tmp_path)
 
 
@@ -88,10 +106,7 @@ def test_checkpoints_do_not_change_the_answer(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 1)])
 def test_restored_at_another_parallelism_it_goes_on_where_it_was(name: str, before: int, after: int, tmp_path: Path) -> None:
     job = start(name, tmp_path, before, "50ms", rate=30_000)
-    deadline = time.monotonic() + TIMEOUT_S
-    while job.status()["checkpoints"]["completed"] < 8:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until_checkpoints(job, 8)
     job.cancel()
     with pytest.raises(fr.JobCancelledError):
         job.wait(TIMEOUT_S)

@@ -11,7 +11,7 @@ import flinkray as fr
 from flinkray.checkpoint.key_providers import generate_key_file
 from flinkray.checkpoint.store import open_store
 from flinkray.cli import run
-from tests.golden.test_savepoints import APP, TIMEOUT_S, cancel, reader, running, start, storage, until_checkpoints
+from tests.golden.test_savepoints import APP, TIMEOUT_S, cancel, reader, running, storage
 
 
 def flinkray(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -21,8 +21,7 @@ def flinkray(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, 
 
 
 def test_create_list_describe_copy_delete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    handle = start("running totals", tmp_path, rate=2_000)
-    until_checkpoints(handle, 2)
+    handle = running("running totals", tmp_path)
     try:
         code, out, err = flinkray(capsys, "create", APP, "one", "--json")
         assert code == 0, err

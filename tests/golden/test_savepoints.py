@@ -15,10 +15,12 @@ import flinkray as fr
 from flinkray.checkpoint.key_providers import generate_key_file
 from flinkray.checkpoint.savepoints import SavepointState
 from flinkray.checkpoint.state_reader import StateReader
+from flinkray.connectors.base import Source
 from flinkray.connectors.nexmark import nexmark_table
 from jobs.hot_items import hot_items
 from jobs.sessions import sessions
 from tests.golden import oracle
+from tests.held import Held
 
 ROWS = 40_000
 TIMEOUT_S = 120.0
@@ -50,14 +52,18 @@ def start(
     interval: str | None = "50ms",
     repeated: bool = False,
     max_parallelism: int = 128,
+    held: bool = False,
 ) -> fr.JobHandle:
+    """`held`: it takes in most of the rows, and waits for `let_go`."""
     checkpointing = fr.Checkpointing(interval=interval, min_pause="0s", storage=f"file://{folder}/checkpoints")
     os.environ["FLINKRAY_RUN_OPTIONS"] = f'{{"restore": "{restore}", "allow_repeated_output": {str(repeated).lower()}}}'
     try:
         env = fr.StreamEnvironment(
             name, parallelism=parallelism, max_parallelism=max_parallelism, runtime="local", checkpointing=checkpointing
         )
-        source = fr.sources.Nexmark("bid", rows=ROWS, rate=rate)
+        source: Source = fr.sources.Nexmark("bid", rows=ROWS, rate=rate)
+        if held:
+            source = Held(source, ROWS * 4 // 5, gate(folder))
         bids = env.from_source(source, watermark=fr.Watermarks.bounded("date_time", "1s"), uid="bids")
         JOBS[job][0](bids).sink_to(fr.sinks.Parquet(str(folder / out)), uid="out")
         return env.execute_async()
@@ -66,9 +72,18 @@ def start(
 
 
 def running(job: str, folder: Path, checkpoints: int = 4, parallelism: int = 2) -> fr.JobHandle:
-    handle = start(job, folder, parallelism, rate=15_000)
+    """Held, so that it is there for as long as the test wants it."""
+    handle = start(job, folder, parallelism, rate=15_000, held=True)
     until_checkpoints(handle, checkpoints)
     return handle
+
+
+def gate(folder: Path) -> str:
+    return str(folder / "gate")
+
+
+def let_go(folder: Path) -> None:
+    Path(gate(folder)).touch()
 
 
 def until_checkpoints(handle: fr.JobHandle, completed: int) -> None:
@@ -123,7 +138,7 @@ def test_a_savepoint_refers_to_no_checkpoint_and_a_run_restored_from_it_to_no_sa
     handle.savepoint("free", timeout=TIMEOUT_S)
     cancel(handle)
     saved = fr.read_state(storage(tmp_path), APP, "totals", at="savepoint:free").sort_by("bidder")
-    again = start("running totals", tmp_path, 3, "savepoint:free", rate=15_000)
+    again = start("running totals", tmp_path, 3, "savepoint:free", rate=15_000, held=True)
     until_checkpoints(again, 3)
     root = tmp_path / "checkpoints" / APP
     assert fr.read_state(storage(tmp_path), APP, "totals", at="savepoint:free").sort_by("bidder").equals(saved)
@@ -157,6 +172,7 @@ def test_two_savepoints_of_one_run_each_give_their_own_continuation(tmp_path: Pa
 def test_into_an_output_with_later_rows_it_is_refused_and_nothing_changes(tmp_path: Path) -> None:
     handle = running("sessions", tmp_path)
     handle.savepoint("early", timeout=TIMEOUT_S)
+    let_go(tmp_path)
     handle.wait(TIMEOUT_S)
     check("sessions", tmp_path / "out")
     root = tmp_path / "checkpoints" / APP
@@ -230,6 +246,8 @@ def test_every_refusal_leaves_savepoint_and_checkpoints_as_they_were(kind: str, 
         )
 
     before = files()
+    while (again := files()) != before or time.sleep(0.3) or files() != again:  # the cancelled run's last sweep and upload
+        before = files()
     with pytest.raises(fr.FlinkrayError, match=error) as raised:
         start("running totals", tmp_path, 2, wanted, name=name, out="new", max_parallelism=more).wait(TIMEOUT_S)
     assert raised.value.exit_code in (1, 2)

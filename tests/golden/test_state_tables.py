@@ -15,6 +15,7 @@ from flinkray.checkpoint.key_providers import generate_key_file
 from flinkray.checkpoint.state_reader import StateReader
 from flinkray.connectors.nexmark import nexmark_table
 from tests.golden import oracle
+from tests.held import Held
 
 ROWS = 60_000
 TIMEOUT_S = 120.0
@@ -55,7 +56,7 @@ def taken(folder: Path, build: Build, parallelism: int = 1, checkpoints: int = 1
     """Run the job until it has that many checkpoints, deltas among them, and cancel it; none is swept meanwhile."""
     checkpointing = fr.Checkpointing(interval="50ms", min_pause="0s", storage=storage(folder), retained=100)
     env = fr.StreamEnvironment(APP, parallelism=parallelism, runtime="local", checkpointing=checkpointing)
-    source = fr.sources.Nexmark("bid", rows=ROWS, rate=15_000)
+    source = Held(fr.sources.Nexmark("bid", rows=ROWS, rate=15_000), ROWS * 4 // 5, str(folder / "gate"))
     build(env.from_source(source, watermark=fr.Watermarks.bounded("date_time", "50ms"), uid="bids")).sink_to(
         fr.sinks.Parquet(str(folder / "out"), changelog=build is totals), uid="out"
     )

@@ -11,7 +11,10 @@ import pyarrow as pa
 import pytest
 
 import flinkray as fr
+from flinkray.checkpoint.state_reader import StateReader
+from flinkray.connectors.base import Source
 from flinkray.connectors.memory import MemorySink
+from tests.held import Held
 
 MARKER = "f1inkray-marker-" + "m" * 16
 TIMEOUT_S = 60.0
@@ -27,7 +30,9 @@ def start(folder: Path, transactional: bool = True, rate: float | None = None, *
     env = fr.StreamEnvironment("marked", parallelism=2, runtime="local", checkpointing=checkpointing)
     for name, value in options.items():
         object.__setattr__(env.config, name, value)
-    source = fr.sources.Memory(rows(), rate=rate)
+    source: Source = fr.sources.Memory(rows(), rate=rate)
+    if rate is not None:
+        source = Held(source, 16_000, str(folder / "gate"))
     totals = (
         env.from_source(source, uid="in")
         .key_by("key")
@@ -52,14 +57,15 @@ def interrupted(folder: Path, transactional: bool) -> Path:
 
 
 def newest_data(application: Path) -> list[Path]:
-    """Data objects, newest checkpoint first."""
+    """Data objects that the last checkpoint refers to, newest first; one that was under way when the job was cancelled counts for nothing."""
 
     def checkpoint(path: Path) -> int:
         found = re.search(r"k(\d+)", path.name)
         assert found is not None
         return int(found[1])
 
-    return sorted((application / "data").iterdir(), key=checkpoint, reverse=True)
+    named = StateReader(f"file://{application.parent}", application.name).checkpoint("latest").manifest.object_names
+    return sorted((application / name for name in named), key=checkpoint, reverse=True)
 
 
 def flip(path: Path) -> None:
@@ -74,7 +80,7 @@ def truncate(path: Path) -> None:
 
 
 def swap(path: Path) -> None:
-    other = next(p for p in newest_data(path.parent.parent) if p != path)
+    other = next(p for p in path.parent.iterdir() if p != path)
     first, second = path.read_bytes(), other.read_bytes()
     path.write_bytes(second)
     other.write_bytes(first)
