@@ -141,14 +141,21 @@ class HighAvailability:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a job takes of the cluster."""
+    """What a job takes of the cluster.
+
+    `local_copies_mb`: memory of each TaskManager for what it wrote to the newest checkpoints (compressed and sealed), so that a restart after the
+    loss of another reads only the lost part from storage; 0 for none.
+    """
 
     spare_task_managers: int = 1
     cpus_per_slot: float = 1
+    local_copies_mb: int = 256
 
     def __post_init__(self) -> None:
         if self.spare_task_managers < 0:
             raise ConfigError("Resources.spare_task_managers is negative")
+        if self.local_copies_mb < 0:
+            raise ConfigError("Resources.local_copies_mb is negative")
 
 
 @dataclass(frozen=True)

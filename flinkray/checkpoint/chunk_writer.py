@@ -24,12 +24,13 @@ class ObjectBuilder:
         self.object_name = object_name
         self._origin = origin
         self._data_key = data_key
-        self._parts: list[bytes] = []
+        self.chunks: list[tuple[ChunkRef, bytes]] = []
+        """What is in it, in order: references and sealed bytes."""
         self.size_bytes = 0
 
     @property
     def empty(self) -> bool:
-        return not self._parts
+        return not self.chunks
 
     def add(
         self,
@@ -74,12 +75,12 @@ class ObjectBuilder:
             key_groups.start,
             key_groups.stop,
         )
-        self._parts.append(sealed)
+        self.chunks.append((ref, sealed))
         self.size_bytes += len(sealed)
         return ref
 
     def data(self) -> bytes:
-        return b"".join(self._parts)
+        return b"".join(sealed for _, sealed in self.chunks)
 
 
 def read_chunk(store: ObjectStore, ref: ChunkRef, data_keys: Mapping[str, DataKey]) -> pa.Table:
@@ -89,13 +90,18 @@ def read_chunk(store: ObjectStore, ref: ChunkRef, data_keys: Mapping[str, DataKe
 
 
 def _read_chunk(store: ObjectStore, ref: ChunkRef, data_keys: Mapping[str, DataKey]) -> pa.Table:
-    data_key = data_keys.get(ref.data_key)
-    if data_key is None:
-        raise KeyUnavailableError(f"data key {ref.data_key} of object {ref.object_name} was not given")
     try:
         sealed = store.get(ref.object_name, ref.offset, ref.sealed_bytes)
     except FileNotFoundError:
         raise DamagedObjectError(ref.object_name, f"it is missing in {store.uri}") from None
+    return open_chunk(ref, sealed, data_keys)
+
+
+def open_chunk(ref: ChunkRef, sealed: bytes, data_keys: Mapping[str, DataKey]) -> pa.Table:
+    """The table in these bytes, wherever they come from, proved to be the ones that `ref` refers to. Raises as `read_chunk` does."""
+    data_key = data_keys.get(ref.data_key)
+    if data_key is None:
+        raise KeyUnavailableError(f"data key {ref.data_key} of object {ref.object_name} was not given")
     if len(sealed) != ref.sealed_bytes:
         raise DamagedObjectError(ref.object_name, f"it is truncated: {len(sealed)} of {ref.sealed_bytes} bytes at {ref.offset}")
     if hashlib.sha256(sealed).hexdigest() != ref.digest:

@@ -171,7 +171,7 @@ class JobCore(JobState):
             self.stats[slot] = body
             self.note_first_row(body.first_row_at_us)
         elif isinstance(body, Ready):
-            on_ready(self, report.instance, slot, now, out)
+            on_ready(self, report.instance, slot, body, now, out)
         elif isinstance(body, Running):
             on_running(self, report.instance, slot, now, out)
         elif isinstance(body, Triggered):

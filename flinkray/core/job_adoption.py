@@ -22,6 +22,7 @@ from flinkray.core.messages import (
     Hello,
     HelloReply,
     PeerLost,
+    Ready,
     ReportBody,
     SinkRows,
     SlotEnded,
@@ -177,7 +178,7 @@ def _go_on(job: JobState, adoption: Adoption, current: dict[int, HelloReply], no
     """Nothing is restarted."""
     view, latest = adoption.view, job.checkpoints.latest
     acks = _acknowledgements(adoption, current)
-    job.ready = set(range(job.workers.slots))
+    job.ready = {slot: Ready() for slot in range(job.workers.slots)}
     job.running = set(job.ready)
     job.ended |= {slot for slot, reply in current.items() if reply.ended}
     for slot, reply in current.items():

@@ -24,7 +24,7 @@ from flinkray.core.job_events import (
 )
 from flinkray.core.job_state import JobState
 from flinkray.core.journal_records import AttemptBegun, StorageClaimed, WorkerAdded
-from flinkray.core.messages import Command, Counters, Deploy, FailureCause, Hello, Start, Stop, TaskFailed
+from flinkray.core.messages import Command, Counters, Deploy, FailureCause, Hello, Ready, Start, Stop, TaskFailed
 from flinkray.core.state_plan import states_for_slot
 from flinkray.core.workers import WorkerState
 from flinkray.errors import JobFailedError, ProtocolError, ResourceError
@@ -163,10 +163,8 @@ def _obstacle(job: JobState, now: float) -> str:
 
 def _reset_attempt(job: JobState, restored: CheckpointContent | None) -> None:
     job.outstanding.clear()
-    for slots in (job.ready, job.running, job.ended):
-        slots.clear()
-    job.stats.clear()
-    job.committed.clear()
+    for known in (job.ready, job.running, job.ended, job.stats, job.committed):
+        known.clear()
     job.final = None
     job.base_counters = restored.counters if restored else Counters()
     job.checkpoints.restored(restored.checkpoint if restored else None)
@@ -178,11 +176,11 @@ def advance_deploying(job: JobState, now: float, out: list[JobCommand]) -> None:
         attempt_failed(job, "process", f"slots {missing} were not running {DEPLOY_TIMEOUT_S:.0f} s after their deployment", None, now, out)
 
 
-def on_ready(job: JobState, instance: str, slot: int, now: float, out: list[JobCommand]) -> None:
+def on_ready(job: JobState, instance: str, slot: int, body: Ready, now: float, out: list[JobCommand]) -> None:
     job.answered(instance, Deploy)
     if slot in job.ready:
         return
-    job.ready.add(slot)
+    job.ready[slot] = body
     if len(job.ready) == job.workers.slots:
         for worker in job.workers.assigned():
             job.send(worker.instance, Start(), now, out)
@@ -194,11 +192,16 @@ def on_running(job: JobState, instance: str, slot: int, now: float, out: list[Jo
     if job.status is JobStatus.DEPLOYING and len(job.running) == job.workers.slots:
         job.move(JobStatus.RUNNING)
         if job.restarts:
-            out.append(Say(f"attempt {job.attempt} runs, {now - job.deployed_at:.2f} s after its deployment"))
+            out.append(Say(f"attempt {job.attempt} runs, {now - job.deployed_at:.2f} s after its deployment{_restored_from(job)}"))
         job.running_at = job.running_at if job.running_at is not None else now
         job.checkpoints.run_started(now)
         if job.checkpoints.latest is not None:
             notify(job, job.checkpoints.latest, now, out)
+
+
+def _restored_from(job: JobState) -> str:
+    memory, storage = (sum(getattr(ready, of) for ready in job.ready.values()) for of in ("memory_bytes", "storage_bytes"))
+    return f"; state: {memory / 1e6:.1f} MB from memory, {storage / 1e6:.1f} MB from storage" if memory + storage else ""
 
 
 # -- failure ----------------------------------------------------------------------------------------------------------

@@ -133,6 +133,11 @@ class Command:
 class Ready:
     """Deploy is done: state restored, channels open."""
 
+    memory_bytes: int = 0
+    """Sealed bytes of the checkpoint that the TaskManager still had."""
+    storage_bytes: int = 0
+    """Those that it read from storage."""
+
 
 @dataclass(frozen=True)
 class Running:

@@ -43,11 +43,16 @@ from flinkray.ids import Epoch
 # -- events from the shell (besides Command) -------------------------------------------------------------------------
 
 
+READY = Ready()
+"""Nothing was restored."""
+
+
 @dataclass(frozen=True)
 class Built:
     """BuildTasks is done."""
 
     attempt: int
+    ready: Ready = READY
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,8 @@ class TaskManagerCore:
     _acknowledged: dict[int, Acknowledged | CheckpointDeclined] = field(default_factory=dict)
     """Answers to unsettled checkpoints, to be given again when asked again."""
     _failure: TaskFailed | PeerLost | None = None
+    _ready: Ready = READY
+    """What was answered to Deploy."""
 
     def step(self, event: Command | Built | Observed) -> list[Effect]:
         if isinstance(event, Command):
@@ -126,7 +133,7 @@ class TaskManagerCore:
         if event.attempt != self.attempt:
             return []
         if isinstance(event, Built):
-            return self._on_built()
+            return self._on_built(event.ready)
         return self._on_observed(event.body)
 
     def check_invariants(self) -> None:
@@ -191,7 +198,7 @@ class TaskManagerCore:
     def _on_deploy(self, attempt: int, deploy: Deploy) -> list[Effect]:
         if attempt == self.attempt:
             again = self.state in (TaskManagerState.READY, TaskManagerState.RUNNING)
-            return [self._tell(Ready())] if again else []
+            return [self._tell(self._ready)] if again else []
         self._reset(attempt, TaskManagerState.DEPLOYING, deploy.slot)
         self.notified = self.committed = deploy.restored_checkpoint or 0
         return [CloseTasks(), BuildTasks(attempt, deploy)]
@@ -240,11 +247,12 @@ class TaskManagerCore:
 
     # -- what the tasks did ---------------------------------------------------------------------------------------
 
-    def _on_built(self) -> list[Effect]:
+    def _on_built(self, ready: Ready) -> list[Effect]:
         if self.state is not TaskManagerState.DEPLOYING:
             return []
         self.state = TaskManagerState.READY
-        return [self._tell(Ready())]
+        self._ready = ready
+        return [self._tell(ready)]
 
     def _on_observed(self, body: ReportBody) -> list[Effect]:
         if self.state in (TaskManagerState.IDLE, TaskManagerState.FAILED):

@@ -11,11 +11,12 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from flinkray.checkpoint.base import ChunkRef, ObjectStore
-from flinkray.checkpoint.chunk_writer import read_chunk
+from flinkray.checkpoint.base import ObjectStore
+from flinkray.checkpoint.chunk_reader import ChunkReader
 from flinkray.checkpoint.keys import DataKey
+from flinkray.checkpoint.local_copies import LocalCopies
 from flinkray.checkpoint.store import check_probe
 from flinkray.config import JobConfig, duration_s
 from flinkray.core.messages import (
@@ -25,6 +26,7 @@ from flinkray.core.messages import (
     FailureCause,
     HelloReply,
     PeerLost,
+    Ready,
     Report,
     SinkRows,
     SlotEnded,
@@ -80,10 +82,19 @@ class Secrets:
     """Open what it restores, by id."""
 
 
-class Background(Protocol):
-    """Runs a function away from the mailbox; `done` gets its result or exception, on any thread."""
+T = TypeVar("T")
 
-    def run(self, function: Callable[[], Any], done: Callable[[Any], None]) -> None: ...
+
+class Background(Protocol):
+    """Runs functions away from the mailbox."""
+
+    def run(self, function: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        """In order, one at a time; `done` gets the result or exception, on any thread."""
+        ...
+
+    def start(self, function: Callable[[], T]) -> Callable[[], T]:
+        """Begin it; what is returned waits for the result, or raises its error."""
+        ...
 
     def close(self) -> None: ...
 
@@ -109,6 +120,7 @@ class TaskManager:
         self._outbox = Outbox()
         self._slot: Slot | None = None
         self._uploader: Uploader | None = None
+        self._copies = LocalCopies(bundle.config.resources.local_copies_mb << 20)
         self._running = False
         self._told_end = False
         self._commit_up_to: int | None = None
@@ -228,23 +240,21 @@ class TaskManager:
             self._check_probe(deploy.claim)
             self._slot = Slot(self._bundle.graph, place, self._exchange, secrets.exchange, deploy.peers)
             origin = f"{self._bundle.application}/{deploy.claim}"
-            self._uploader = Uploader(self._bundle.graph, place, self._store, secrets.data_key, origin)
+            self._uploader = Uploader(self._bundle.graph, place, self._store, secrets.data_key, origin, self._copies)
+            reader = ChunkReader(self._store, secrets.data_keys, self._copies, self._background.start)
+            reader.expect(chunk for state in deploy.states for chunk in state.chunks)
             if deploy.restored_checkpoint is not None:
                 self._uploader.restored(deploy.restored_checkpoint, deploy.states)
             self._slot.open(deploy, lambda chunk: self._read(chunk, secrets))
         except Exception as error:  # noqa: BLE001 - whatever building raises ends the attempt, not the process
             self._task_failed(error)
             return
-        self._carry_out(self.core.step(Built(attempt)))
+        self._carry_out(self.core.step(Built(attempt, Ready(reader.memory_bytes, reader.storage_bytes))))
 
     def _check_probe(self, claim: int) -> None:
         """A store that this node does not share with the JobManager's must be found out before anything is written (rule 6)."""
         if self._store is not None:
             check_probe(self._store, f"claim-{claim}")
-
-    def _read(self, chunk: ChunkRef, secrets: Secrets) -> object:
-        assert self._store is not None
-        return read_chunk(self._store, chunk, secrets.data_keys)
 
     def _close_tasks(self) -> None:
         slot, self._slot = self._slot, None
@@ -258,7 +268,7 @@ class TaskManager:
         if self._slot is None:
             return
         try:
-            for part in self._slot.inject(Barrier(effect.checkpoint, effect.base, effect.store)):
+            for part in self._slot.inject(Barrier(effect.checkpoint, effect.base, effect.store, effect.last)):
                 self._upload(part)
         except Exception as error:  # noqa: BLE001
             self._task_failed(error)

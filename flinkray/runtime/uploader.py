@@ -9,6 +9,7 @@ from dataclasses import replace
 from flinkray.checkpoint.base import ChunkRef, ObjectStore
 from flinkray.checkpoint.chunk_writer import ObjectBuilder
 from flinkray.checkpoint.keys import DataKey
+from flinkray.checkpoint.local_copies import LocalCopies
 from flinkray.checkpoint.names import data_object_name
 from flinkray.core.messages import Acknowledged, StateRef
 from flinkray.graph.job_graph import JobGraph
@@ -23,7 +24,17 @@ StateKey = tuple[str, str]
 class Uploader:
     """One per attempt. `upload` runs on a background thread, one checkpoint at a time; the rest on the mailbox thread."""
 
-    def __init__(self, graph: JobGraph, place: SlotPlace, store: ObjectStore | None, data_key: DataKey | None, origin: str) -> None:
+    def __init__(
+        self,
+        graph: JobGraph,
+        place: SlotPlace,
+        store: ObjectStore | None,
+        data_key: DataKey | None,
+        origin: str,
+        copies: LocalCopies,
+    ) -> None:
+        """`copies`: of what it stores, for a restart in this process."""
+        self._copies = copies
         self._graph = graph
         self._place = place
         self._store = store
@@ -39,8 +50,10 @@ class Uploader:
 
     def settled(self, checkpoint: int) -> None:
         """No later delta refers to anything before `checkpoint`."""
-        for old in [known for known in self._chains if known < checkpoint]:
+        for old in [known for known in list(self._chains) if known < checkpoint]:
             del self._chains[old]
+        chains = list(self._chains.values())  # at once: the upload thread may add one
+        self._copies.settle(checkpoint, [chunk for chain in chains for state in chain.values() for chunk in state.chunks])
 
     def upload(self, part: SlotCheckpoint) -> Acknowledged:
         """Raises StorageError when the store refuses; the checkpoint then fails, the job goes on."""
@@ -82,6 +95,7 @@ class Uploader:
                     states[(uid, capture.name)] = self._store_one(builder, base, task, groups, uid, capture, checkpoint)
         if not builder.empty:
             self._store.put(name, builder.data())
+            self._copies.keep(builder.chunks)
         return states, builder.size_bytes
 
     def _store_one(

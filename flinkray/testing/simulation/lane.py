@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn, TypeVar
 
 from flinkray.runtime.task_manager import Background
 from flinkray.testing.simulation.world import Process
+
+T = TypeVar("T")
 
 
 class Lane(Background):
@@ -33,6 +36,14 @@ class Lane(Background):
         self._waiting.append((function, lambda result: None, False))
         self._next()
 
+    def start(self, function: Callable[[], T]) -> Callable[[], T]:
+        """One after the other: what is read when depends on nothing but the seed."""
+        try:
+            result = function()
+        except Exception as error:  # noqa: BLE001 - raised where the result is asked for
+            return partial(_raise, error)
+        return lambda: result
+
     def close(self) -> None:
         self._closed = True
         self._waiting.clear()
@@ -51,3 +62,7 @@ class Lane(Background):
         if not self._closed:
             done(result)
         self._next()
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
