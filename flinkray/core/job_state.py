@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from flinkray.core.checkpoints import CheckpointCoordinator, CheckpointPolicy
 from flinkray.core.failures import FailurePolicy
@@ -21,15 +20,14 @@ from flinkray.ids import Epoch
 _CREATED, _ADOPTING = JobStatus.CREATED, JobStatus.ADOPTING
 _DEPLOYING, _RUNNING = JobStatus.DEPLOYING, JobStatus.RUNNING
 _RESTARTING, _CANCELLING = JobStatus.RESTARTING, JobStatus.CANCELLING
-_FINISHED, _STOPPED = JobStatus.FINISHED, JobStatus.STOPPED
-_CANCELLED, _FAILED = JobStatus.CANCELLED, JobStatus.FAILED
+_FINISHED, _CANCELLED, _FAILED = JobStatus.FINISHED, JobStatus.CANCELLED, JobStatus.FAILED
 
 TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     _CREATED: frozenset({_ADOPTING, _DEPLOYING, _CANCELLING, _FAILED}),
-    _ADOPTING: frozenset({_CREATED, _RUNNING, _RESTARTING, _CANCELLING, _FINISHED, _STOPPED, _CANCELLED, _FAILED}),
+    _ADOPTING: frozenset({_CREATED, _RUNNING, _RESTARTING, _CANCELLING, _FINISHED, _CANCELLED, _FAILED}),
     _DEPLOYING: frozenset({_RUNNING, _RESTARTING, _CANCELLING, _FAILED}),
-    _RUNNING: frozenset({_RESTARTING, _CANCELLING, _FINISHED, _STOPPED, _FAILED}),
-    _RESTARTING: frozenset({_DEPLOYING, _CANCELLING, _FINISHED, _STOPPED, _FAILED}),  # FINISHED, STOPPED: a process was lost after the last commit
+    _RUNNING: frozenset({_RESTARTING, _CANCELLING, _FINISHED, _FAILED}),
+    _RESTARTING: frozenset({_DEPLOYING, _CANCELLING, _FINISHED, _FAILED}),  # FINISHED: a process was lost after the last commit
     _CANCELLING: frozenset({_CANCELLED, _FAILED}),
 }
 """Every legal change of status; what is not a key is the end."""
@@ -68,35 +66,6 @@ class Adoption:
 
 
 @dataclass
-class SavepointOrder:
-    """A savepoint that was asked for."""
-
-    name: str
-    first: int | None = None
-    """The first checkpoint that may become it; None until its name is taken."""
-
-
-@dataclass
-class HaltOrder:
-    """Sources are to stand still at a checkpoint, for a stop or a rescale. One at a time."""
-
-    request: str
-    what: Literal["stop", "rescale"]
-    savepoint: str = ""
-    drain: bool = False
-    parallelism: int = 0
-    named: bool = True
-    """The savepoint's name is taken, or none is wanted."""
-    begun: bool = False
-    """Sources stand still, or are being drained."""
-    checkpoint: int | None = None
-    """That decides it: once it is complete the order is carried out, whatever fails."""
-    error: str = ""
-    """Why its savepoint was not made."""
-    savepoint_ready: bool = False
-
-
-@dataclass
 class JobState:
     graph: JobGraph
     settings: JobSettings
@@ -104,8 +73,6 @@ class JobState:
     """Random, from the shell: instance ids are derived from it."""
     transactional_uids: frozenset[str] = frozenset()
     """Sinks whose committed rows are visible outside (rule 20)."""
-    graph_at: Callable[[int], JobGraph] | None = None
-    """The same job at another parallelism, where it can be rescaled."""
     status: JobStatus = JobStatus.CREATED
     attempt: int = 0
     restarts: int = 0
@@ -132,7 +99,6 @@ class JobState:
         self.adoption: Adoption | None = None
         self.requests: set[str] = set()
         """Ids of requests that are journaled (rule 24)."""
-        self.halt: HaltOrder | None = None
         self.leadership_in_doubt = False
         self.superseded = False
         """Another leads: every event is dropped."""
@@ -155,27 +121,16 @@ class JobState:
         """By slot: the checkpoint up to which its sinks have committed."""
         self.storage_open = False
         """Storage is claimed or adopted: the end can be recorded."""
-        self.savepoints: dict[str, SavepointOrder] = {}
-        """By request."""
-        self.writing_savepoints: dict[str, SavepointOrder] = {}
+        self.savepoints: dict[str, int] = {}
+        """By request: the first checkpoint that may become the savepoint."""
+        self.writing_savepoints: set[str] = set()
         self.swept = 0
         self.final: int | None = None
-        """The checkpoint after the end of all inputs, or of a stop, once it is complete."""
+        """The checkpoint after the end of all inputs, once it is complete."""
         self.writing: CheckpointContent | None = None
         """Its manifest is on its way to storage."""
         self.recording = False
         """The record of the end is on its way to storage."""
-
-    @property
-    def halted_for_good(self) -> bool:
-        """The checkpoint of a stop or rescale is complete: a failure delays what was asked for, and does not undo it."""
-        return self.halt is not None and self.halt.checkpoint is not None and self.halt.checkpoint == self.checkpoints.latest
-
-    @property
-    def shown_status(self) -> JobStatus:
-        """For people: a job that is being stopped says so."""
-        stopping = self.halt is not None and self.halt.what == "stop" and self.halt.begun and not self.status.terminal
-        return JobStatus.STOPPING if stopping and self.status is not JobStatus.CANCELLING else self.status
 
     def move(self, status: JobStatus) -> None:
         """Raises ProtocolError for a change that is not in the table, and changes nothing then."""
@@ -219,8 +174,7 @@ class JobState:
         self.checkpoints.check_invariants()
         if self.status is JobStatus.RUNNING and len(self.running) != self.workers.slots:
             raise ProtocolError("RUNNING, but not every slot runs")
-        stopping = self.halt is not None and self.halt.checkpoint == self.final
-        if self.final is not None and len(self.ended) != self.workers.slots and not stopping:
+        if self.final is not None and len(self.ended) != self.workers.slots:
             raise ProtocolError("a final checkpoint before all inputs ended")
         if (self.adoption is not None) != (self.status is JobStatus.ADOPTING):
             raise ProtocolError(f"a job that is {self.status.value}, and what an adoption has learned: {self.adoption}")

@@ -245,7 +245,7 @@ class TaskManager:
             reader.expect(chunk for state in deploy.states for chunk in state.chunks)
             if deploy.restored_checkpoint is not None:
                 self._uploader.restored(deploy.restored_checkpoint, deploy.states)
-            self._slot.open(deploy, lambda chunk: self._read(chunk, secrets))
+            self._slot.open(deploy, reader.read)
         except Exception as error:  # noqa: BLE001 - whatever building raises ends the attempt, not the process
             self._task_failed(error)
             return
@@ -268,7 +268,7 @@ class TaskManager:
         if self._slot is None:
             return
         try:
-            for part in self._slot.inject(Barrier(effect.checkpoint, effect.base, effect.store, effect.last)):
+            for part in self._slot.inject(Barrier(effect.checkpoint, effect.base, effect.store)):
                 self._upload(part)
         except Exception as error:  # noqa: BLE001
             self._task_failed(error)
