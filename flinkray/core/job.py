@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from flinkray.core.job_adoption import advance_adopting, on_adopted, on_adopting_report, on_hello_reply, on_take_over
 from flinkray.core.job_attempts import (
     advance_deploying,
-    attempt_failed,
     keep_workers,
     on_no_room,
     on_opened,
@@ -31,6 +30,7 @@ from flinkray.core.job_attempts import (
     on_worker_started,
     try_deploy,
 )
+from flinkray.core.job_channels import on_peer_lost
 from flinkray.core.job_checkpoints import advance_checkpoints, on_acknowledged, on_committed, on_declined, on_manifest, record_finished
 from flinkray.core.job_endings import advance_cancelling, fail, on_cancel, on_end_recorded, on_epoch_refused, on_superseded
 from flinkray.core.job_events import (
@@ -154,6 +154,7 @@ class JobCore(JobState):
         worker = self.workers.get(report.instance)
         if worker is None:
             return
+        self.channels.note(report.instance, now)
         if isinstance(report.body, HelloReply):
             on_hello_reply(self, worker, report.attempt, report.body, out)
             return
@@ -189,6 +190,6 @@ class JobCore(JobState):
         elif isinstance(body, SinkRows):
             out.append(Deliver(body.uid, report.instance, body.data))
         elif isinstance(body, PeerLost):
-            attempt_failed(self, "channel", f"{worker.name} lost its channel to {body.peer_instance}: {body.reason}", None, now, out)
+            on_peer_lost(self, worker, body, now, out)
         elif isinstance(body, TaskFailed):
             on_task_failed(self, body, now, out)

@@ -151,6 +151,8 @@ def _obstacle(job: JobState, now: float) -> str:
         return "the journal, to confirm that this JobManager leads"
     if now < job.restart_at:
         return "the restart delay"
+    if silent := job.channels.awaited(now):
+        return f"{', '.join(worker.name for worker in job.workers if worker.instance in silent)} to be heard again"
     if job.workers.usable() < job.workers.slots:
         return f"TaskManagers: {job.workers.usable()} of {job.workers.slots} are up"
     if job.status is JobStatus.CREATED and job.workers.usable() < job.workers.slots + job.workers.spares:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from flinkray.core.channels import Channels
 from flinkray.core.checkpoints import CheckpointCoordinator, CheckpointPolicy
 from flinkray.core.failures import FailurePolicy
 from flinkray.core.job_events import Adopted, CheckpointContent, JobCommand, JobStatus, KillWorker, WriteJournal
@@ -87,6 +88,7 @@ class JobState:
         self.checkpoints = CheckpointCoordinator(self.settings.checkpoints, slots, next_id=1)
         self.policy = FailurePolicy(self.settings.restart_initial_s, self.settings.restart_maximum_s, self.settings.restart_attempts)
         self.outstanding = Outstanding()
+        self.channels = Channels()
         self.epoch = Epoch(0, 1, self.token)
         self.claim: int | None = None
         self.hash_seed = 0
@@ -144,6 +146,7 @@ class JobState:
         worker = self.workers.remove(instance)
         if worker is not None:
             self.outstanding.forget(instance)
+            self.channels.forget(instance)
             out.append(WriteJournal(WorkerGone(instance)))
             if kill:
                 out.append(KillWorker(instance))
