@@ -8,7 +8,13 @@ EVENT_TIME = "_event_time"
 """int64, microseconds UTC, never null. Present in every batch downstream of a watermark."""
 
 CHANGE = "_change"
-"""int8: +1 upsert (the newest row of its key), -1 delete. Present where results are refined."""
+"""int8, a change kind; above zero the row is there now, below it is not any more. Present where results are refined."""
+
+INSERT, DELETE, UPDATE_AFTER, UPDATE_BEFORE = 1, -1, 2, -2
+"""Change kinds: +I, -D, +U and -U. An upsert stream has +I, +U and -D, each for the row of its key; a retract stream takes rows back as a
+whole, by -D or -U of all their columns."""
+
+CHANGE_NAMES = {INSERT: "+I", DELETE: "-D", UPDATE_AFTER: "+U", UPDATE_BEFORE: "-U"}
 
 HIDDEN = frozenset({EVENT_TIME, CHANGE})
 

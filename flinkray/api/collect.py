@@ -45,6 +45,8 @@ def collect(environment: StreamEnvironment, node: LogicalNode, limit: int | None
         table = written_schema(node.rows).empty_table()
     if node.rows.change_key is not None:
         table = final_rows(table, node.rows.change_key)
+    elif node.rows.retracts:
+        table = remaining_rows(table)
     return table if limit is None else table.slice(0, limit)
 
 
@@ -117,6 +119,18 @@ def collect_config(config: JobConfig, endless: bool = False) -> JobConfig:
         restore="none",
         detached=False,
     )
+
+
+def remaining_rows(changes: pa.Table) -> pa.Table:
+    """Each row as often as it was added and not taken back; the order of the changes does not matter."""
+    names = [name for name in changes.column_names if name != CHANGE]
+    signs = pc.sign(changes[CHANGE]).cast(pa.int64())
+    try:
+        counted = changes.select(names).append_column("_times", signs).group_by(names, use_threads=False).aggregate([("_times", "sum")])
+    except pa.ArrowNotImplementedError as error:
+        raise PlanError(f"collect: rows that take each other back are compared column by column: {error}; select other columns") from None
+    times = np.maximum(counted["_times_sum"].to_numpy(), 0)
+    return counted.select(names).take(pa.array(np.repeat(np.arange(len(times)), times)))
 
 
 def final_rows(changes: pa.Table, key: Sequence[str]) -> pa.Table:

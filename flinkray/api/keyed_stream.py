@@ -15,11 +15,13 @@ from flinkray.graph.joins import How
 from flinkray.graph.logical import LogicalNode
 from flinkray.graph.planner_uids import check_uid
 from flinkray.graph.process import KeyedProcessFunction
-from flinkray.graph.resolve_joins import interval, join_node
+from flinkray.graph.resolve_joins import asof_join_node, interval, join_node, lives, regular_join_node
 from flinkray.graph.resolve_keyed import AggregateCall, aggregate_node, require_event_time, top_n_node
 from flinkray.graph.resolve_process import process_node
+from flinkray.graph.resolve_rows import best_node, top_node
 from flinkray.graph.windows import SessionWindow, SlidingWindow, TumblingWindow, Window
 
+Half = Literal["semi", "anti"]
 By = str | tuple[str, Literal["asc", "desc"]]
 
 
@@ -59,6 +61,56 @@ class KeyedStream:
         schema = function_schema(function, output_schema, "process")  # type: ignore[arg-type]
         return DataStream(self._environment, process_node(self._node, self.keys, function, schema))._label(uid, name)
 
+    def join(
+        self, other: KeyedStream, how: How | Half = "inner", ttl: Duration | tuple[Duration | None, Duration | None] | None = None
+    ) -> DataStream:
+        """Rows of this stream with all rows of the other that have the same key, whenever they come. Both sides are kept in state, for
+        `ttl` after their event time (a pair: of the left, of the right side; by the clock where rows have no event time), or for ever.
+
+        Rows: the key columns under this stream's names, its other columns, then the other stream's (with the suffix `_right` where a
+        name is taken). `how`: "inner", "left", "right", "full", or "semi" and "anti" for this stream's rows that have, or have not, a
+        partner. Where a row may have to be taken back (all but "inner" and "semi", and all where an input is itself a changelog) the
+        result is a retract stream. Null keys match nothing.
+        """
+        _check_side(self, other, "join")
+        node = regular_join_node(self._node, self.keys, other._node, other.keys, how, lives(ttl))
+        return DataStream(self._environment, node)
+
+    def asof_join(self, other: KeyedStream, how: Literal["inner", "left"] = "left", tolerance: Duration | None = None) -> DataStream:
+        """Each row of this stream with the newest row of the other that has the same key and is not later, and at most `tolerance` earlier.
+        Rows wait for the watermark, so that the answer does not depend on the order of arrival. `how`: "left" keeps rows that find none.
+
+        Rows: the key columns under this stream's names, its other columns, then the other stream's (with the suffix `_right` where a
+        name is taken); the event time is this stream's. Null keys match nothing.
+        """
+        _check_side(self, other, "asof_join")
+        node = asof_join_node(self._node, self.keys, other._node, other.keys, how, tolerance)
+        return DataStream(self._environment, node)
+
+    def temporal_join(self, versions: KeyedStream, how: Literal["inner", "left"] = "inner") -> DataStream:
+        """Each row of this stream with the version of the other stream's row that was valid at its event time: every row of `versions`
+        replaces the one before of its key, and a deletion (in a changelog) ends it. An `asof_join` without a tolerance."""
+        return self.asof_join(versions, how)
+
+    def deduplicate(
+        self,
+        order_by: By | Sequence[By] | None = None,
+        keep: Literal["first", "last"] = "first",
+        ttl: Duration | None = None,
+    ) -> DataStream:
+        """One row of each key: the first or the last by event time, or by columns (names, smallest first, or `(name, "desc")`).
+
+        The first by event time is given once, when the watermark has passed it. Any other may be replaced by a better one: an upsert
+        stream, keyed by the key. With `ttl` a key is forgotten so long after its row's event time, and begins anew.
+        """
+        order = None if order_by is None else _order(order_by, "asc", "deduplicate: order_by")
+        return DataStream(self._environment, best_node(self._node, self.keys, order, keep, ttl))
+
+    def top_n(self, n: int, by: By | Sequence[By]) -> DataStream:
+        """The `n` best rows of each key of all so far: names (largest first) or `(name, "asc")`. Rows that tie with the last of them are
+        kept too. A retract stream: rows that are not among the best any more are taken back."""
+        return DataStream(self._environment, top_node(self._node, self.keys, n, _order(by, "desc", "top_n: by")))
+
     def interval_join(self, other: KeyedStream, lower: Duration, upper: Duration, how: How = "inner") -> DataStream:
         """Rows of this stream with those rows of the other that have the same key and `lower` to `upper` later event time, both bounds
         included: `("-5s", "0s")` are the five seconds before.
@@ -70,6 +122,16 @@ class KeyedStream:
         _check_side(self, other, "interval_join")
         node = join_node(self._node, self.keys, other._node, other.keys, how, interval(lower, upper))
         return DataStream(self._environment, node)
+
+
+def _order(by: By | Sequence[By], direction: str, what: str) -> list[tuple[str, str]]:
+    """Columns with their directions."""
+    single = isinstance(by, str) or (len(by) == 2 and by[1] in ("asc", "desc"))
+    listed: Sequence[Any] = [by] if single else by
+    order = [(item, direction) if isinstance(item, str) else tuple(item) for item in listed]
+    if any(len(item) != 2 for item in order):
+        raise PlanError(f"{what}={by!r}: give column names, or pairs like ('price', 'asc')")
+    return order
 
 
 def _check_side(stream: KeyedStream | WindowedStream, other: KeyedStream, what: str) -> None:
@@ -111,11 +173,7 @@ class WindowedStream:
     def top_n(self, n: int, by: By | Sequence[By]) -> DataStream:
         """The `n` rows of each key and window that are first by `by`: names (largest first) or `(name, "asc")`. Rows that tie with
         the last of them are kept too. Rows get `window_start` and `window_end`, unless they come from a window and have them."""
-        single = isinstance(by, str) or (len(by) == 2 and by[1] in ("asc", "desc"))
-        listed: Sequence[Any] = [by] if single else by
-        order = [(item, "desc") if isinstance(item, str) else tuple(item) for item in listed]
-        if any(len(item) != 2 for item in order):
-            raise PlanError(f"top_n: by={by!r}: give column names, or pairs like ('price', 'asc')")
+        order = _order(by, "desc", "top_n: by")
         return DataStream(self._environment, top_n_node(self._node, self.keys, n, order, **self._window()))
 
     def join(self, other: KeyedStream, how: How = "inner") -> DataStream:

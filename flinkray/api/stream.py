@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import pyarrow as pa
 
 from flinkray.api.columns import OutputSchema, function_schema, listed_columns
+from flinkray.config import Duration
 from flinkray.connectors.base import Sink
 from flinkray.errors import PlanError
 from flinkray.expressions import Expression, as_expression, col
-from flinkray.graph import resolve
+from flinkray.graph import resolve, resolve_rows
 from flinkray.graph.explain import explain
 from flinkray.graph.logical import LogicalNode
 from flinkray.graph.planner_uids import check_uid
@@ -151,6 +152,16 @@ class DataStream(_Step):
     def assign_watermarks(self, watermark: WatermarkStrategy) -> DataStream:
         """Take event time and watermarks from a column here, instead of what the rows had."""
         return self._then(resolve.watermark_node(self._node, watermark))
+
+    def distinct(self, *columns: str, ttl: Duration | None = None) -> DataStream:
+        """The first row to come of each combination of values in these columns (all of them where none is named). Each is kept in state,
+        with `ttl` for so long after the row's event time (by the clock where rows have none)."""
+        return self._then(resolve_rows.distinct_node(self._node, columns, ttl))
+
+    def changes(self, column: str = "change") -> DataStream:
+        """A changelog (of a running aggregate, an outer join, a ranking) as rows like any others, with the change kind in a column: "+I"
+        and "+U" for a row that is there now, "-D" and "-U" for one that is not any more."""
+        return self._then(resolve_rows.changes_node(self._node, column))
 
     def rebalance(self) -> DataStream:
         """Deal the rows out evenly over the subtasks of what follows."""

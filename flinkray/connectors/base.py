@@ -152,6 +152,12 @@ class Sink(ABC):
     accepts_changelog: bool = False
 
     @property
+    def accepts(self) -> frozenset[str]:
+        """How the rows that come may change what was written before: of "append", "upsert" (a row replaces that of its key) and "retract"
+        (a row is taken back as a whole). Checked at plan time."""
+        return frozenset({"append", "upsert", "retract"} if self.accepts_changelog else {"append"})
+
+    @property
     def transactional(self) -> bool:
         """Rows become visible only at a commit."""
         return False

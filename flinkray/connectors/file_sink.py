@@ -50,7 +50,7 @@ class FileSink(Sink):
     """Base of the sinks that write files into `dir`, exactly once; everything there with the format's suffix is committed.
 
     `mode`, when a job starts afresh and `dir` holds files of another run: "error" refuses, "append" adds to them, "overwrite" deletes them
-    (files of other suffixes stay). `changelog=True` accepts rows that are refined later and writes `_change` (+1 newest row of its key, -1
+    (files of other suffixes stay). `changelog=True` accepts rows that are refined later and writes `_change` (+1, +2 newest row of its key, -1, -2
     gone) and `_seq` (the largest of a key is the answer). `dir` is a path or a URL that fsspec knows.
     """
 

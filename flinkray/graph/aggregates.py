@@ -179,9 +179,13 @@ def check(keys: Sequence[str], aggregates: Sequence[Aggregate], window: Window |
 
 def check_key_type(name: str, kind: pa.DataType) -> None:
     """Raises PlanError when rows cannot be keyed by a column of this type."""
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if pa.types.is_nested(kind) or pa.types.is_interval(kind) or pa.types.is_decimal256(kind):
+    if not is_key_type(kind):
         raise PlanError(f"key column {name!r} is {kind}; keys are numbers, strings, dates or timestamps")
+
+
+def is_key_type(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return not (pa.types.is_nested(kind) or pa.types.is_interval(kind) or pa.types.is_decimal256(kind))
 
 
 def _decoded(field: pa.Field) -> pa.Field:

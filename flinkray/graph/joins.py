@@ -15,6 +15,8 @@ from flinkray.graph.windows import SlidingWindow, TumblingWindow
 
 How = Literal["inner", "left", "right", "full"]
 HOWS = ("inner", "left", "right", "full")
+HALVES = ("semi", "anti")
+"""Of regular joins besides: left rows that have a partner, left rows that have none."""
 SUFFIX = "_right"
 
 
@@ -40,19 +42,42 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Unbounded:
+    """Rows of both sides meet whenever they come, as long as they are kept. `ttl_us`: how long that is, of each side (None: for ever);
+    `upserts`: whether a row of the side replaces the one before of its key."""
+
+    ttl_us: tuple[int | None, int | None] = (None, None)
+    upserts: tuple[bool, bool] = (False, False)
+
+    def describe(self) -> str:
+        lives = ["for ever" if us is None else f"{us} us" for us in self.ttl_us]
+        return "rows kept for ever" if lives == ["for ever"] * 2 else f"left rows kept {lives[0]}, right rows kept {lives[1]}"
+
+
+@dataclass(frozen=True)
+class AsOf:
+    """A left row meets the newest right row that is not later. `tolerance_us`: and at most so much earlier (None: however old)."""
+
+    tolerance_us: int | None = None
+
+    def describe(self) -> str:
+        return "newest right row" + ("" if self.tolerance_us is None else f" of the last {self.tolerance_us} us")
+
+
+@dataclass(frozen=True)
 class Join:
-    """All that a joining operator must know. `over`: the same window, or an interval of time."""
+    """All that a joining operator must know. `over`: the same window, an interval of time, or how else rows meet."""
 
     left_keys: tuple[str, ...]
     right_keys: tuple[str, ...]
     how: str
     columns: tuple[JoinColumn, ...]
-    over: TumblingWindow | SlidingWindow | Interval
+    over: TumblingWindow | SlidingWindow | Interval | Unbounded | AsOf
 
     @property
     def keeps(self) -> tuple[bool, bool]:
         """Whether rows of the left and of the right side come out also when they find no partner."""
-        return self.how in ("left", "full"), self.how in ("right", "full")
+        return self.how in ("left", "full", "anti"), self.how in ("right", "full")
 
 
 def join_columns(
@@ -81,6 +106,11 @@ def join_columns(
     return tuple(columns)
 
 
+def half_columns(left: pa.Schema) -> tuple[JoinColumn, ...]:
+    """Of a semi or anti join: the left rows as they are."""
+    return tuple(JoinColumn(name, name, None) for name in left.names)
+
+
 def join_schema(left: pa.Schema, right: pa.Schema, columns: Sequence[JoinColumn]) -> pa.Schema:
     """Types of the result: dictionaries as their values, everything nullable but the window."""
     fields = []
@@ -94,10 +124,12 @@ def join_schema(left: pa.Schema, right: pa.Schema, columns: Sequence[JoinColumn]
     return pa.schema(fields)
 
 
-def check_join_keys(left: pa.Schema, right: pa.Schema, left_keys: Sequence[str], right_keys: Sequence[str], how: str) -> None:
+def check_join_keys(
+    left: pa.Schema, right: pa.Schema, left_keys: Sequence[str], right_keys: Sequence[str], how: str, hows: Sequence[str] = HOWS
+) -> None:
     """Raises PlanError when keys cannot be equal: not as many, or of different kinds."""
-    if how not in HOWS:
-        raise PlanError(f"join: how={how!r}; one of {', '.join(HOWS)}")
+    if how not in hows:
+        raise PlanError(f"join: how={how!r}; one of {', '.join(hows)}")
     if not left_keys or len(left_keys) != len(right_keys):
         raise PlanError(
             f"join: the left side is keyed by {_listed(left_keys)}, the right by {_listed(right_keys)}; "

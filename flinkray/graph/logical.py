@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
@@ -27,6 +27,8 @@ DEAD_LETTER_TAG = "dead_letter"
 ALL = "_all"
 """A column of zeros: the key of an aggregate over all rows, which runs in one subtask."""
 
+ChangeMode = Literal["append", "upsert", "retract"]
+
 Emit = str | float
 """`"batch" "row" "final"`, or the least seconds between two answers of a key."""
 
@@ -40,11 +42,20 @@ class RowType:
     event_time: bool = False
     """Rows carry the hidden event time."""
     change_key: tuple[str, ...] | None = None
-    """The columns that identify a row which later rows may replace; None: rows are only ever added."""
+    """The columns that identify a row which later rows may replace (an upsert stream); None: rows never replace each other."""
+    retracts: bool = False
+    """Rows may be taken back as a whole (a retract stream)."""
 
     @property
     def changelog(self) -> bool:
-        return self.change_key is not None
+        return self.change_key is not None or self.retracts
+
+    @property
+    def changes(self) -> ChangeMode:
+        """How the stream changes what it said before."""
+        if self.retracts:
+            return "retract"
+        return "append" if self.change_key is None else "upsert"
 
     def names(self) -> tuple[str, ...]:
         return () if self.schema is None else tuple(self.schema.names)
@@ -214,6 +225,44 @@ class JoinNode(LogicalNode):
     stateful: ClassVar[bool] = True
 
     join: Join
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RankNode(LogicalNode):
+    """The best `n` rows of each key, of all so far."""
+
+    kind: ClassVar[str] = "rank"
+    stateful: ClassVar[bool] = True
+
+    keys: tuple[str, ...]
+    by: tuple[tuple[str, str], ...]
+    """The event time is one of them under its hidden name."""
+    n: int
+    ties: bool
+    newest: bool
+    """Of equal rows the last to come is best."""
+    ttl_us: int | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FirstNode(LogicalNode):
+    """The first row of each key, and no other."""
+
+    kind: ClassVar[str] = "first"
+    stateful: ClassVar[bool] = True
+
+    keys: tuple[str, ...]
+    by_time: bool
+    ttl_us: int | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ChangesNode(LogicalNode):
+    """A changelog as rows like any others, with the change kind as a column."""
+
+    kind: ClassVar[str] = "changes"
+
+    column: str
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from flinkray.columns import EVENT_TIME
 from flinkray.graph.logical import (
     AggregateNode,
+    ChangesNode,
     FilterNode,
+    FirstNode,
     FunctionNode,
     JoinNode,
     KeyedNode,
     LogicalNode,
     ProcessNode,
     ProjectNode,
+    RankNode,
     RowType,
     SideOutputNode,
     SinkNode,
@@ -101,6 +105,13 @@ def input_need(node: LogicalNode, need: Need, found: Mapping[OutputKey, Need]) -
             through = frozenset(node.inputs[0].rows.names()) & frozenset(kept(node.rows, need))
             order = frozenset(name for name, _ in node.by)
             return _late(node, found) | Need(through.union(order, node.keys), event_time=True)
+        case RankNode():
+            ranked = (name for name, _ in node.by if name != EVENT_TIME)
+            return Need(frozenset(kept(node.rows, need)).union(node.keys, ranked), node.rows.event_time)
+        case FirstNode():
+            return Need(frozenset(kept(node.rows, need)).union(node.keys), node.rows.event_time)
+        case ChangesNode():
+            return Need(frozenset(kept(node.rows, need)) - {node.column}, need.event_time)
         case ProcessNode():
             wanted = node.function.input_columns
             everything = all_columns(node.inputs[0].rows)

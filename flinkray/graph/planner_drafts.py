@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from flinkray.expressions import col
+from flinkray.graph.aggregates import is_key_type
 from flinkray.graph.job_graph import Hash, Partitioning, Rebalance
 from flinkray.graph.logical import RowType
 from flinkray.graph.planner_columns import Need, kept
@@ -78,6 +79,8 @@ class Drafts:
         key = port.rows.change_key
         if port.rebalanced or port.draft.parallelism != parallelism:
             # Rows of a key must not overtake each other where the last one is the answer.
+            if port.rows.retracts and port.rows.schema is not None:
+                key = tuple(field.name for field in port.rows.schema if is_key_type(field.type)) or None
             partitioning = Rebalance() if key is None else Hash(key)
             return Link(self.narrow(port, need, rows), partitioning)
         return Link(port)

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from flinkray.graph.job_graph import Hash
-from flinkray.graph.joins import Interval
-from flinkray.graph.logical import JoinNode, RowType
+from flinkray.graph.joins import AsOf, Interval, Unbounded
+from flinkray.graph.logical import JoinNode
 from flinkray.graph.planner_columns import join_needs, kept
 from flinkray.graph.planner_drafts import Link, Port
 
 if TYPE_CHECKING:
     from flinkray.graph.planner_lowering import Lowering
+
+
+_KINDS: dict[type, str] = {Interval: "interval_join", Unbounded: "regular_join", AsOf: "asof_join"}
 
 
 def lower_join(lowering: Lowering, node: JoinNode, sides: tuple[Port, Port]) -> Port:
@@ -23,17 +26,17 @@ def lower_join(lowering: Lowering, node: JoinNode, sides: tuple[Port, Port]) -> 
     names = set(kept(node.rows, need))
     assert node.rows.schema is not None
     pruned = replace(join, columns=tuple(column for column in join.columns if column.name in names))
-    interval = isinstance(join.over, Interval)
+    kind = _KINDS.get(type(join.over), "window_join")
     draft = lowering.draft(
         node,
-        "interval_join" if interval else "window_join",
+        kind,
         {"join": pruned},
-        RowType(pa.schema([field for field in node.rows.schema if field.name in names]), event_time=True),
+        replace(node.rows, schema=pa.schema([field for field in node.rows.schema if field.name in names])),
         [Link(port, Hash(keys), input=i) for i, (port, keys) in enumerate(zip(ports, (join.left_keys, join.right_keys), strict=True))],
     )
     draft.state = _state(node, ports)
     pairs = [name if name == other else f"{name} = {other}" for name, other in zip(join.left_keys, join.right_keys, strict=True)]
-    over = join.over.describe() if interval else f"window {join.over.describe()}"
+    over = f"window {join.over.describe()}" if kind == "window_join" else join.over.describe()
     draft.notes.insert(0, f"{join.how} join on {', '.join(pairs)}, {over}")
     return draft.output
 

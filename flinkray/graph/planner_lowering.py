@@ -17,6 +17,7 @@ from flinkray.graph.planner_drafts import Draft, Drafts, Link, Port
 from flinkray.graph.planner_joins import lower_join
 from flinkray.graph.planner_keyed import lower_aggregate, lower_top_n
 from flinkray.graph.planner_process import lower_process
+from flinkray.graph.planner_rows import lower_changes, lower_first, lower_rank
 from flinkray.graph.resolve import written_schema
 
 SPLITS = pa.schema([("split", pa.string()), ("size", pa.int64())])
@@ -91,6 +92,12 @@ class Lowering:
             case logical.JoinNode():
                 left, right = (self._ports[stream.serial] for stream in node.inputs)
                 return lower_join(self, node, (left, right))
+            case logical.RankNode():
+                return lower_rank(self, node)
+            case logical.FirstNode():
+                return lower_first(self, node)
+            case logical.ChangesNode():
+                return lower_changes(self, node)
             case logical.ProcessNode():
                 return lower_process(self, node)
             case logical.SinkNode():
@@ -165,7 +172,7 @@ class Lowering:
         schema = None
         if node.rows.schema is not None:
             schema = pa.schema([node.rows.schema.field(name) for name, _ in columns])
-        rows = RowType(schema, port.rows.event_time, node.rows.change_key)
+        rows = RowType(schema, port.rows.event_time, node.rows.change_key, node.rows.retracts)
         unnamed = node.label.uid is None and node.label.name is None
         same_thread = not port.rebalanced and port.draft.parallelism == self.parallelism(node)
         renames = {name: expression.plain_column for name, expression in columns}

@@ -39,7 +39,8 @@ def source_node(source: Source, watermark: WatermarkStrategy | None) -> SourceNo
 
 
 def filter_node(stream: LogicalNode, predicate: Expression) -> FilterNode:
-    require_append_only(stream, "filter")
+    if stream.rows.changes == "upsert":  # a row that does not pass would leave its predecessor in place
+        require_append_only(stream, "filter")
     schema = stream.rows.schema
     if schema is not None:
         kind = predicate.result_type(schema)
@@ -58,7 +59,7 @@ def project_node(stream: LogicalNode, columns: Sequence[tuple[str, Expression]],
     resolved = None
     if schema is not None:
         resolved = pa.schema([pa.field(name, expression.result_type(schema)) for name, expression in columns])
-    rows = RowType(resolved, stream.rows.event_time, _renamed_key(stream, columns, what))
+    rows = RowType(resolved, stream.rows.event_time, _renamed_key(stream, columns, what), stream.rows.retracts)
     return ProjectNode(inputs=(stream,), rows=rows, columns=columns)
 
 
@@ -150,10 +151,16 @@ def side_output_node(stream: LogicalNode, tag: str) -> SideOutputNode:
 
 
 def sink_node(stream: LogicalNode, sink: Sink) -> SinkNode:
-    if stream.rows.changelog and not sink.accepts_changelog:
+    changes = stream.rows.changes
+    if changes not in sink.accepts:
+        if changes == "upsert" and sink.accepts == {"append"}:
+            raise PlanError(
+                f"{sink.describe()} only appends rows, but a running aggregate changes its answers: give aggregate(..., emit='final'), "
+                "or a sink that takes changes (changelog=True)"
+            )
         raise PlanError(
-            f"{sink.describe()} only appends rows, but a running aggregate changes its answers: give aggregate(..., emit='final'), "
-            "or a sink that takes changes (changelog=True)"
+            f"{sink.describe()} takes {' and '.join(sorted(sink.accepts))} streams, but {stream.display_name!r} gives a {changes} stream: "
+            "give a sink that takes changes (changelog=True), or .changes('change'), which makes the change kind a column like others"
         )
     if stream.rows.schema is not None:
         sink.check_schema(written_schema(stream.rows))
@@ -167,6 +174,11 @@ def written_schema(rows: RowType) -> pa.Schema:
 
 
 def require_append_only(stream: LogicalNode, what: str) -> None:
+    if stream.rows.retracts:
+        raise PlanError(
+            f"{what}: {stream.display_name!r} gives a retract stream, which takes rows back, so {what} would give wrong answers; do it "
+            "before, or see .changes('change'), which makes the change kind a column like others"
+        )
     if stream.rows.changelog:
         raise PlanError(
             f"{what}: rows of a running aggregate replace each other, so {what} would give wrong answers; do it before the "

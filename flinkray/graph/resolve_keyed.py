@@ -29,7 +29,6 @@ class AggregateCall:
 
 
 def check_keys(stream: LogicalNode, keys: Sequence[str]) -> tuple[str, ...]:
-    require_append_only(stream, "key_by")
     if not keys:
         raise PlanError("key_by: name at least one column; for windows over all rows there is window_all(...)")
     for name in keys:
@@ -51,6 +50,7 @@ def aggregate_node(
     emit: str | Duration = "final",
 ) -> AggregateNode:
     """Rows of keys, `window_start` and `window_end` if there is a window, and the aggregates."""
+    require_append_only(stream, "aggregate")
     schema = require_schema(stream, "aggregate")
     if window is not None:
         require_event_time(stream, "window")

@@ -14,6 +14,7 @@ _CLASSES = {
     "source": "source:ReadOperator",
     "filter": "relational:FilterOperator",
     "project": "relational:ProjectOperator",
+    "changes": "relational:ChangesOperator",
     "passthrough": "relational:PassthroughOperator",
     "filter_fn": "functions:FilterFunctionOperator",
     "map": "functions:MapOperator",
@@ -26,6 +27,10 @@ _CLASSES = {
     "window_top_n": "window_top_n:WindowTopNOperator",
     "interval_join": "interval_join:IntervalJoinOperator",
     "window_join": "window_join:WindowJoinOperator",
+    "regular_join": "regular_join:RegularJoinOperator",
+    "asof_join": "asof_join:AsOfJoinOperator",
+    "rank": "rank:RankOperator",
+    "first": "first:FirstOperator",
     "process": "process:ProcessOperator",
     "sink": "sink:SinkOperator",
 }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pyarrow as pa
 
-from flinkray.columns import HIDDEN
+from flinkray.columns import CHANGE, CHANGE_NAMES, HIDDEN
 from flinkray.expressions import Expression
 from flinkray.operators.base import Operator, Output
 
@@ -50,6 +51,21 @@ class ProjectOperator(Operator):
 
 def _field(name: str, array: pa.Array, batch: pa.RecordBatch) -> pa.Field:
     return batch.schema.field(name) if name in HIDDEN else pa.field(name, array.type)
+
+
+class ChangesOperator(Operator):
+    """A changelog as rows that are only added: the name of the change becomes a column."""
+
+    def __init__(self, *, column: str) -> None:
+        self._column = column
+
+    def process(self, batch: pa.RecordBatch, input_index: int, out: Output) -> None:
+        kinds = batch.column(CHANGE).to_numpy()
+        names = np.array([CHANGE_NAMES.get(kind, "") for kind in range(-2, 3)], object)[kinds + 2]
+        columns = {name: batch.column(name) for name in batch.schema.names} | {self._column: pa.array(names, pa.string())}
+        schema = self.context.output_schema
+        assert schema is not None
+        out.emit(pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema))
 
 
 class PassthroughOperator(Operator):

@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from flinkray.columns import EVENT_TIME, MIN_WATERMARK
 from flinkray.errors import PlanError, RestoreError
-from flinkray.graph.joins import Interval, Join
-from flinkray.graph.windows import SlidingWindow
+from flinkray.graph.joins import Join
+from flinkray.graph.windows import SlidingWindow, TumblingWindow
 from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState, StateCapture
 from flinkray.operators.deltas import DeltaHistory
 from flinkray.operators.interval_join import NAMES
@@ -37,8 +37,8 @@ class WindowJoinOperator(Operator):
     """Emits `join.columns` with the window's start and end; the event time is the window's end - 1 us."""
 
     def __init__(self, *, join: Join) -> None:
-        if isinstance(join.over, Interval):
-            raise PlanError("interval joins have an operator of their own")
+        if not isinstance(join.over, TumblingWindow | SlidingWindow):
+            raise PlanError("a join over anything but windows has an operator of its own")
         self._join, self._window = join, join.over
         self._slide_us = join.over.slide_us if isinstance(join.over, SlidingWindow) else join.over.size_us
         self._watermark = MIN_WATERMARK

@@ -7,7 +7,9 @@ from flinkray.graph.job_graph import JobGraph
 from flinkray.graph.joins import Join
 from flinkray.graph.process import KeyedProcessFunction
 from flinkray.graph.windows import SessionWindow
-from flinkray.state.warm import CSV, JOINS, KEYED, PROCESS, SESSIONS
+from flinkray.state.warm import CSV, JOINS, KEYED, PROCESS, ROWS, SESSIONS
+
+_KEEP_ROWS = ("regular_join", "asof_join", "rank", "first", "general_window")
 
 
 def kernel_groups(graph: JobGraph) -> tuple[str, ...]:
@@ -20,6 +22,8 @@ def kernel_groups(graph: JobGraph) -> tuple[str, ...]:
         groups.append(CSV)
     if any(isinstance(value, Join) for value in values):
         groups.append(JOINS)
+    if any(operator.kind in _KEEP_ROWS for vertex in graph.vertices for operator in vertex.operators):
+        groups.append(ROWS)
     if any(isinstance(value, KeyedProcessFunction) for value in values):
         groups.append(PROCESS)
     return tuple(groups)

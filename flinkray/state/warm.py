@@ -15,13 +15,14 @@ from importlib import import_module
 
 from flinkray.state.cache import complete_marker
 
-KEYED, SESSIONS, CSV, JOINS, PROCESS = "keyed", "sessions", "csv", "joins", "process"
+KEYED, SESSIONS, CSV, JOINS, ROWS, PROCESS = "keyed", "sessions", "csv", "joins", "rows", "process"
 
 _ALONE = {
     KEYED: ("state.accumulate", "state.ranking_kernels"),
     SESSIONS: ("state.session_kernels",),
     CSV: ("connectors.csv_kernels",),
     JOINS: ("state.join_kernels", "state.slot_groups"),
+    ROWS: ("state.keyed_rows_kernels",),
     PROCESS: ("state.slot_groups",),
 }
 """By group: modules that import no other kernels, compiled in a process of their own beside the rest."""
@@ -38,6 +39,7 @@ _REST = {
     SESSIONS: ("state.timer_kernels", "state.timers", "state.sessions"),
     CSV: (),
     JOINS: (),
+    ROWS: (),
     PROCESS: ("state.timer_kernels",),
 }
 GROUPS = tuple(_REST)

@@ -259,7 +259,7 @@ def test_what_makes_no_sense_is_refused() -> None:
         IntervalJoinOperator(join=Join(("user",), ("who",), "inner", (), Interval(1, 0)))
     with pytest.raises(PlanError, match="operator of their own"):
         IntervalJoinOperator(join=Join(("user",), ("who",), "inner", (), TumblingWindow(1)))
-    with pytest.raises(PlanError, match="operator of their own"):
+    with pytest.raises(PlanError, match="operator of its own"):
         WindowJoinOperator(join=Join(("user",), ("who",), "inner", (), Interval(0, 1)))
     with pytest.raises(PlanError, match="cast one of them"):
         harness(Interval(0, 1), right=TEXT_RIGHT)

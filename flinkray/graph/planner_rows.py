@@ -1,0 +1,56 @@
+"""How operators that keep rows by key are laid out: a shuffle by the key, with the columns that somebody needs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from flinkray.columns import EVENT_TIME
+from flinkray.graph.job_graph import Hash
+from flinkray.graph.logical import ChangesNode, FirstNode, RankNode
+from flinkray.graph.planner_drafts import Link, Port
+
+if TYPE_CHECKING:
+    from flinkray.graph.planner_lowering import Lowering
+
+
+def lower_rank(lowering: Lowering, node: RankNode) -> Port:
+    params = {
+        "keys": node.keys,
+        "by": node.by,
+        "n": node.n,
+        "ties": node.ties,
+        "newest": node.newest,
+        "upsert": not node.rows.retracts,
+        "ttl_us": node.ttl_us,
+    }
+    order = ", ".join(f"{'event time' if name == EVENT_TIME else name} {direction}" for name, direction in node.by)
+    ties = ", ties kept" if node.ties else ""
+    return _keeping(lowering, node, params, f"first {node.n} by {order}{ties}, per {', '.join(node.keys)}")
+
+
+def lower_first(lowering: Lowering, node: FirstNode) -> Port:
+    params = {"keys": node.keys, "by_time": node.by_time, "ttl_us": node.ttl_us}
+    return _keeping(lowering, node, params, f"first {'by event time' if node.by_time else 'to come'} per {', '.join(node.keys)}")
+
+
+def _keeping(lowering: Lowering, node: RankNode | FirstNode, params: dict[str, object], note: str) -> Port:
+    port = lowering.drafts.narrow(lowering.port(node), lowering.asked(node))
+    assert port.rows.schema is not None
+    rows = replace(node.rows, schema=port.rows.schema)
+    draft = lowering.draft(node, node.kind, params, rows, [Link(port, Hash(node.keys))])
+    draft.state = [list(node.keys), [f"{field.name} {field.type}" for field in port.rows.schema], note]
+    draft.notes.insert(0, note if node.ttl_us is None else f"{note}, forgotten after {node.ttl_us} us")
+    return draft.output
+
+
+def lower_changes(lowering: Lowering, node: ChangesNode) -> Port:
+    """The change kind's name becomes a column."""
+    port = lowering.port(node)
+    link = lowering.drafts.feed(port, lowering.parallelism(node), lowering.asked(node))
+    schema = link.port.rows.schema
+    assert schema is not None
+    rows = replace(node.rows, schema=schema.append(pa.field(node.column, pa.string(), False)), event_time=link.port.rows.event_time)
+    return lowering.draft(node, "changes", {"column": node.column}, rows, [link]).output

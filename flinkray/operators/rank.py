@@ -1,0 +1,138 @@
+"""The best n rows of each key, of all rows so far: what comes into them is added, what leaves them is taken back.
+
+Only the best are kept: of a stream that never takes rows back another row can never come in again. With n = 1 the stream may be an upsert
+stream, in which the best row of a key replaces the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from flinkray.columns import CHANGE, DELETE, EVENT_TIME, INSERT, MAX_WATERMARK, MIN_WATERMARK, UPDATE_AFTER
+from flinkray.errors import PlanError
+from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState, StateCapture
+from flinkray.operators.join_rows import plain_columns
+from flinkray.operators.ranking import OrderBy, order_codes
+from flinkray.operators.restore import capture_watermark, restored_watermark
+from flinkray.operators.row_states import RowStates
+from flinkray.state.arrow_buffers import words_of
+from flinkray.state.key_encoding import KeyCodec
+from flinkray.state.key_index import KeyIndex
+from flinkray.state.keyed_rows import KeyedRows
+from flinkray.state.row_buffer import plain_schema
+
+Int64Array = npt.NDArray[np.int64]
+ROWS = "rows"
+
+
+class RankOperator(Operator):
+    """Emits the input's columns and the change. `by`: columns with "asc" or "desc", also `EVENT_TIME`; of equal rows the first to come
+    is first, with `newest` the last. `ties`: rows that are equal to the last of the best are kept as well. `upsert`: n is 1, and nothing
+    is taken back. `ttl_us`: a key's best rows are forgotten so long after their event time."""
+
+    def __init__(
+        self,
+        *,
+        keys: Sequence[str],
+        by: OrderBy,
+        n: int,
+        ties: bool = False,
+        newest: bool = False,
+        upsert: bool = False,
+        ttl_us: int | None = None,
+    ) -> None:
+        if n < 1 or not by or (upsert and (n > 1 or ties)):
+            raise PlanError(f"rank: n={n}, {len(by)} columns to order by, ties={ties}, upsert={upsert}")
+        self._keys, self._by, self._n, self._ties, self._newest, self._upsert = tuple(keys), tuple(by), n, ties, newest, upsert
+        self._ttl_us = ttl_us
+        self._watermark = MIN_WATERMARK
+        self._cleaned = MIN_WATERMARK
+
+    def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
+        super().open(context, restored, restored_checkpoint)
+        schema = context.input_schemas[0]
+        if schema is None:
+            raise PlanError(f"{context.name}: rows are ranked by columns that must be known; declare output_schema upstream")
+        self._schema = context.output_schema or schema.append(pa.field(CHANGE, pa.int8(), nullable=False))
+        for name, direction in self._by:
+            order_codes(pa.array([], schema.field(name).type), direction)
+        index = KeyIndex(KeyCodec([schema.field(key).type for key in self._keys]), context.hash_seed)
+        self._rows = KeyedRows(index, plain_schema(schema))
+        self._states = RowStates(context, index, {ROWS: self._rows}, {ROWS: self._keys})
+        self._watermark = restored_watermark(restored)
+        self._states.restore(restored, restored_checkpoint)
+        self._states.measure()
+
+    def process(self, batch: pa.RecordBatch, input_index: int, out: Output) -> None:
+        batch = plain_columns(batch, self._rows.schema)
+        slots = self._states.slots(batch, ROWS)
+        unique, number = np.unique(slots, return_inverse=True)
+        own, kept = self._rows.of(unique)
+        candidates = pa.concat_batches([self._rows.take(kept), batch])
+        best = self._best(candidates, np.concatenate([own, number]))
+        stays = best[: len(kept)]
+        came = np.flatnonzero(best[len(kept) :])
+        replaced = self._rows.take(kept[~stays])
+        self._rows.remove(kept[~stays], self._states.history.generation)
+        self._rows.add(batch, came, slots[came], self._states.history.generation)
+        if self._upsert:
+            known = np.isin(number[came], own)
+            self._emit(batch.take(pa.array(came)), np.where(known, UPDATE_AFTER, INSERT), out)
+        else:
+            self._emit(replaced, np.full(replaced.num_rows, DELETE), out)
+            self._emit(batch.take(pa.array(came)), np.full(len(came), INSERT), out)
+        self._states.tidy()
+        self._states.measure()
+
+    def _best(self, rows: pa.RecordBatch, group: Int64Array) -> npt.NDArray[np.bool_]:
+        """Which rows are among the best of their group; they stand in order of arrival."""
+        codes = [code for name, direction in self._by for code in order_codes(rows.column(name), direction)]
+        arrival = np.arange(rows.num_rows)
+        order = np.lexsort((-arrival if self._newest else arrival, *reversed(codes), group))
+        position = np.arange(len(order))
+        first = _begins(group[order])
+        start = np.maximum.accumulate(np.where(first, position, 0))
+        if self._ties:
+            for code in codes:
+                first = first | _begins(code[order])
+            position = np.maximum.accumulate(np.where(first, position, 0))
+        best = np.zeros(len(order), np.bool_)
+        best[order[position - start < self._n]] = True
+        return best
+
+    def _emit(self, rows: pa.RecordBatch, changes: npt.NDArray, out: Output) -> None:
+        if not rows.num_rows:
+            return
+        columns = {name: rows.column(name) for name in rows.schema.names}
+        if EVENT_TIME in columns and self._watermark not in (MIN_WATERMARK, MAX_WATERMARK):
+            columns[EVENT_TIME] = pa.array(np.maximum(words_of(columns[EVENT_TIME]), self._watermark + 1))
+        columns[CHANGE] = pa.array(changes.astype(np.int8))
+        arrays = [columns[field.name].cast(field.type) for field in self._schema]
+        for start in range(0, rows.num_rows, self.context.batch_rows):
+            out.emit(pa.RecordBatch.from_arrays(arrays, schema=self._schema).slice(start, self.context.batch_rows))
+
+    def on_watermark(self, watermark_us: int, out: Output) -> None:
+        if watermark_us <= self._watermark:
+            return
+        self._watermark = watermark_us
+        if self._ttl_us is not None and watermark_us != MAX_WATERMARK and watermark_us - self._ttl_us > self._cleaned + self._ttl_us // 4:
+            self._cleaned = watermark_us - self._ttl_us
+            positions = self._rows.live()
+            times = words_of(self._rows.take(positions).column(EVENT_TIME))
+            self._rows.remove(positions[times <= self._cleaned], self._states.history.generation)
+            self._states.tidy()
+            self._states.measure()
+
+    def snapshot(self, checkpoint_id: int, base_id: int | None) -> list[StateCapture]:
+        return [*self._states.snapshot(checkpoint_id, base_id), capture_watermark(self._watermark)]
+
+
+def _begins(values: np.ndarray) -> npt.NDArray[np.bool_]:
+    """True where a value is another than the one before."""
+    changed = np.ones(len(values), np.bool_)
+    np.not_equal(values[1:], values[:-1], out=changed[1:])
+    return changed

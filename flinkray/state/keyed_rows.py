@@ -1,0 +1,191 @@
+"""Rows by key, of which there may be many and which may be removed: what joins, rankings and general windows keep.
+
+Columns lie in a `RowBuffer` by position, and beside them a matrix of words: those of `keyed_rows_kernels`, then those that the user names.
+The rows of a key are chained. A row that was removed stays where it is until no delta must tell of it; then the rest moves up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from flinkray.state.growth import grown
+from flinkray.state.key_index import KeyIndex
+from flinkray.state.keyed_rows_kernels import (
+    ALIVE,
+    ENTRY_WORDS,
+    GENERATION,
+    NEXT,
+    NUMBER,
+    SLOT,
+    count_rows,
+    gather_rows,
+    push_rows,
+)
+from flinkray.state.row_buffer import RowBuffer, RowView
+
+Int64Array = npt.NDArray[np.int64]
+Slots = npt.NDArray[np.int32]
+
+STEP = 1 << 14
+_FEW = 1 << 14
+
+
+@dataclass(frozen=True)
+class RowsCopy:
+    """Some rows, for an upload thread: positions in `view`, and their words."""
+
+    view: RowView
+    positions: Int64Array
+    numbers: Int64Array
+    alive: npt.NDArray[np.bool_]
+    words: Int64Array
+    """One row for each position, one column for each word of the user."""
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+class KeyedRows:
+    """Rows of `schema` (see `row_buffer.plain_schema`) by the slots of an index, which several of these may share."""
+
+    def __init__(self, index: KeyIndex, schema: pa.Schema, words: Sequence[str] = ()) -> None:
+        self.index, self.words = index, tuple(words)
+        self.rows = RowBuffer(schema)
+        self.next_number = 0
+        self._dead = 0
+        self._entries = np.zeros((STEP, ENTRY_WORDS + len(words)), np.int64)
+        self._heads = np.zeros(STEP, np.int64)
+
+    def __len__(self) -> int:
+        """Rows that were not removed."""
+        return len(self.rows) - self._dead
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.rows.schema
+
+    @property
+    def memory_bytes(self) -> int:
+        return self._entries.nbytes + self._heads.nbytes + self.rows.memory_bytes
+
+    # --- rows
+
+    def add(self, rows: pa.RecordBatch, chosen: Int64Array, slots: Slots, generation: int, **words: Int64Array | int) -> Int64Array:
+        """Keeps copies of the chosen rows of a batch; `slots` and `words` are those of the chosen ones. Returns their positions."""
+        first, count = len(self.rows), len(chosen)
+        self._heads = grown(self._heads, self.index.high, STEP)
+        if not count:
+            return np.empty(0, np.int64)
+        self._entries = grown(self._entries, first + count, STEP)
+        self.rows.append(rows, chosen)
+        mine = self._entries[first : first + count]
+        mine[:, GENERATION], mine[:, ALIVE] = generation, 1
+        mine[:, NUMBER] = np.arange(self.next_number, self.next_number + count)
+        for place, name in enumerate(self.words, start=ENTRY_WORDS):
+            mine[:, place] = words[name]
+        push_rows(np.ascontiguousarray(slots, np.int32), first, self._heads, self._entries)
+        self.next_number += count
+        return np.arange(first, first + count)
+
+    def of(self, slots: Slots) -> tuple[Int64Array, Int64Array]:
+        """(place in `slots`, position) of all rows of these keys, key by key in order of arrival."""
+        parts = list(self.pairs(slots, max(1, len(self))))
+        if len(parts) == 1:
+            return parts[0]
+        empty = np.empty(0, np.int64)
+        return (np.concatenate([empty, *(own for own, _ in parts)]), np.concatenate([empty, *(found for _, found in parts)]))
+
+    def pairs(self, slots: Slots, at_most: int) -> Iterator[tuple[Int64Array, Int64Array]]:
+        """The same, some keys at a time: at most so many rows, unless one key alone has more."""
+        self._heads = grown(self._heads, self.index.high, STEP)
+        slots = np.ascontiguousarray(slots, np.int32)
+        starts = np.zeros(len(slots) + 1, np.int64)
+        count_rows(slots, self._heads, self._entries, starts)
+        first = 0
+        while first < len(slots):
+            last = max(first + 1, int(np.searchsorted(starts, starts[first] + at_most, side="right")) - 1)
+            total = int(starts[last] - starts[first])
+            if total:
+                own, found = np.empty(total, np.int64), np.empty(total, np.int64)
+                gather_rows(slots, self._heads, self._entries, starts, first, own, found)
+                yield own, found
+            first = last
+
+    def live(self) -> Int64Array:
+        """Positions of all rows, in order of arrival."""
+        return np.flatnonzero(self._entries[: len(self.rows), ALIVE])
+
+    def slots_of(self, positions: Int64Array) -> Slots:
+        return self._entries[positions, SLOT].astype(np.int32)
+
+    def numbers_of(self, positions: Int64Array) -> Int64Array:
+        """Grow in order of arrival."""
+        return self._entries[positions, NUMBER]
+
+    def word(self, name: str, positions: Int64Array) -> Int64Array:
+        return self._entries[positions, ENTRY_WORDS + self.words.index(name)]
+
+    def set_word(self, name: str, positions: Int64Array, values: Int64Array | int, generation: int) -> None:
+        self._entries[positions, ENTRY_WORDS + self.words.index(name)] = values
+        self._entries[positions, GENERATION] = generation
+
+    def remove(self, positions: Int64Array, generation: int) -> None:
+        """Each of them is there, none twice."""
+        self._entries[positions, ALIVE] = 0
+        self._entries[positions, GENERATION] = generation
+        self._dead += len(positions)
+
+    def take(self, positions: Int64Array) -> pa.RecordBatch:
+        return self.rows.view().take(positions)
+
+    # --- snapshots
+
+    def changed_since(self, generation: int | None) -> Int64Array:
+        """Positions of rows that came, changed or were removed after a generation; None: all that are there."""
+        entries = self._entries[: len(self.rows)]
+        return np.flatnonzero(entries[:, ALIVE] if generation is None else entries[:, GENERATION] > generation)
+
+    def copy(self, positions: Int64Array) -> RowsCopy:
+        entries = self._entries[positions]
+        return RowsCopy(self.rows.view(), positions, entries[:, NUMBER], entries[:, ALIVE] != 0, entries[:, ENTRY_WORDS:])
+
+    def load(self, rows: pa.RecordBatch, slots: Slots, numbers: Int64Array | None, words: Mapping[str, Int64Array]) -> None:
+        """Rows of a snapshot in order of their numbers; with `numbers` they keep them, since a delta may follow."""
+        positions = self.add(rows, np.arange(rows.num_rows), slots, 0, **words)
+        if numbers is not None and len(numbers):
+            self._entries[positions, NUMBER] = numbers
+            self.next_number = max(self.next_number, int(numbers.max()) + 1)
+
+    # --- memory
+
+    def tidy(self, oldest: int) -> bool:
+        """Gives back what removed rows hold, when they are most; those stay that were removed after the generation `oldest`."""
+        if self._dead <= len(self) + _FEW:
+            return False
+        entries = self._entries[: len(self.rows)]
+        kept = (entries[:, ALIVE] != 0) | (entries[:, GENERATION] > oldest)
+        if 2 * np.count_nonzero(kept) > len(kept):
+            return False
+        gone = entries[:, ALIVE] == 0
+        slots = np.unique(entries[gone, SLOT]).astype(np.int32)
+        count_rows(slots, self._heads, self._entries, np.zeros(len(slots) + 1, np.int64))  # takes them out of their chains
+        place = np.zeros(len(kept) + 1, np.int64)  # by position + 1: the new position + 1
+        place[1:] = np.where(kept, np.cumsum(kept), 0)
+        moved = entries[kept]
+        moved[:, NEXT] = place[moved[:, NEXT]]
+        self._heads = place[self._heads]
+        self.rows.keep(kept)
+        self._entries = np.zeros((max(STEP, len(moved)), entries.shape[1]), np.int64)
+        self._entries[: len(moved)] = moved
+        self._dead = int(np.count_nonzero(moved[:, ALIVE] == 0))
+        return True
+
+    def has_rows(self, high: int) -> npt.NDArray[np.bool_]:
+        """Slots below `high` that may have rows."""
+        self._heads = grown(self._heads, high, STEP)
+        return self._heads[:high] != 0

@@ -1,0 +1,160 @@
+"""Regular, as-of and lookup joins, rankings and general windows against DuckDB: run straight, with checkpoints, and restored in the middle
+at another parallelism."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import flinkray as fr
+from flinkray.api.collect import final_rows, remaining_rows
+from flinkray.connectors.base import Source
+from flinkray.connectors.nexmark import nexmark_table
+from flinkray.graph.joins import How
+from tests.golden import oracle
+from tests.held import Held
+
+BIDS, AUCTIONS = 9_200, 600
+WATERMARK = fr.Watermarks.bounded("date_time", "1s")
+TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """`build` gets the bids and the auctions. `key`: of an upsert stream, whose last rows count; `retracts`: rows are taken back."""
+
+    build: Callable[[fr.DataStream, fr.DataStream], fr.DataStream]
+    query: str
+    key: tuple[str, ...] = ()
+    retracts: bool = False
+
+
+def _sellers(auctions: fr.DataStream) -> fr.KeyedStream:
+    return auctions.select("id", "seller", fr.col("date_time").alias("opened")).key_by("id")
+
+
+def _join(how: How) -> Case:
+    def build(bids: fr.DataStream, auctions: fr.DataStream) -> fr.DataStream:
+        return bids.select("auction", "price", "date_time").key_by("auction").join(_sellers(auctions), how=how)
+
+    return Case(
+        build,
+        f"""SELECT coalesce(b.auction, a.id) AS auction, b.price, b.date_time, a.seller, a.date_time AS opened
+        FROM bids b {how.upper()} JOIN auctions a ON b.auction = a.id""",
+        retracts=how != "inner",
+    )
+
+
+def _anti(bids: fr.DataStream, auctions: fr.DataStream) -> fr.DataStream:
+    return _sellers(auctions).join(bids.filter(fr.col("bidder") % 6 == 0).select("auction").key_by("auction"), how="anti")
+
+
+def _asof(bids: fr.DataStream, auctions: fr.DataStream) -> fr.DataStream:
+    mine = auctions.select("seller", "id", "date_time").key_by("seller")
+    return bids.select("bidder", "price", "date_time").key_by("bidder").asof_join(mine)
+
+
+def _top(bids: fr.DataStream, auctions: fr.DataStream) -> fr.DataStream:
+    return bids.select("auction", "bidder", "price").key_by("auction").top_n(2, "price")
+
+
+CASES = {
+    "inner join": _join("inner"),
+    "full join": _join("full"),
+    "anti join": Case(
+        _anti,
+        "SELECT id, seller, date_time AS opened FROM auctions WHERE id NOT IN (SELECT auction FROM bids WHERE bidder % 6 = 0)",
+        retracts=True,
+    ),
+    "as-of join": Case(
+        _asof,
+        """SELECT bidder, price, b.date_time, last_id AS id, last_time AS date_time_right FROM bids b LEFT JOIN LATERAL (
+            SELECT max_by(id, (date_time, id)) AS last_id, max(date_time) AS last_time FROM auctions a
+            WHERE a.seller = b.bidder AND a.date_time <= b.date_time) ON true""",
+    ),
+    "first of each": Case(
+        lambda bids, _: bids.select("bidder", "date_time").key_by("bidder").deduplicate(),
+        "SELECT bidder, min(date_time) AS date_time FROM bids GROUP BY bidder",
+    ),
+    "dearest of each": Case(
+        lambda bids, _: bids.select("bidder", "price").key_by("bidder").deduplicate("price", keep="last"),
+        "SELECT bidder, max(price) AS price FROM bids GROUP BY bidder",
+        key=("bidder",),
+    ),
+    "distinct": Case(
+        lambda bids, _: bids.distinct("auction", "bidder").select("auction", "bidder"), "SELECT DISTINCT auction, bidder FROM bids"
+    ),
+    "best two of each": Case(
+        _top,
+        "SELECT auction, bidder, price FROM (SELECT *, rank() OVER (PARTITION BY auction ORDER BY price DESC) AS r FROM bids) WHERE r <= 2",
+        retracts=True,
+    ),
+}
+
+
+@cache
+def expected(name: str) -> pa.Table:
+    tables = {"bids": nexmark_table("bid", BIDS, 0), "auctions": nexmark_table("auction", AUCTIONS, 0)}
+    answer = oracle.select_from(tables, CASES[name].query)
+    for column in ("date_time_right", "opened"):
+        if column in answer.column_names:
+            index = answer.schema.get_field_index(column)
+            answer = answer.set_column(index, column, answer.column(index).cast(oracle.TIMESTAMP))
+    assert answer.num_rows > 100
+    return answer
+
+
+def start(name: str, folder: Path, parallelism: int, interval: str | None, gate: bool = False) -> fr.JobHandle:
+    checkpointing = fr.Checkpointing(interval=interval, min_pause="0s", storage=f"file://{folder}/checkpoints")
+    env = fr.StreamEnvironment("golden", parallelism=parallelism, runtime="local", checkpointing=checkpointing, batch_rows=500)
+    source: Source = fr.sources.Nexmark("bid", rows=BIDS)
+    if gate:  # it stops before its end, until the gate is there
+        source = Held(source, BIDS * 3 // 5, str(folder / "gate"))
+    bids = env.from_source(source, watermark=WATERMARK, uid="bids")
+    auctions = env.from_source(fr.sources.Nexmark("auction", rows=AUCTIONS), watermark=WATERMARK, uid="auctions")
+    changes = bool(CASES[name].key or CASES[name].retracts)
+    CASES[name].build(bids, auctions).uid("operator").sink_to(fr.sinks.Parquet(str(folder / "out"), changelog=changes), uid="out")
+    return env.execute_async()
+
+
+def check(name: str, folder: Path) -> None:
+    answer, case = expected(name), CASES[name]
+    found = pq.read_table(folder / "out")
+    if case.key:
+        found = final_rows(found.sort_by("_seq"), case.key)
+    elif case.retracts:
+        found = remaining_rows(found.drop_columns(["_seq"]))
+    oracle.same(found.select(answer.column_names), answer)
+
+
+def until_checkpoints(job: fr.JobHandle, count: int) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while job.status()["checkpoints"]["completed"] < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_answer_is_duckdbs(name: str, tmp_path: Path) -> None:
+    assert start(name, tmp_path, 2, None).wait(TIMEOUT_S).status == "FINISHED"
+    check(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_checkpointed_and_restored_at_other_parallelisms_it_goes_on_where_it_was(name: str, tmp_path: Path) -> None:
+    for parallelism in (2, 3):
+        job = start(name, tmp_path, parallelism, "20ms", gate=True)
+        until_checkpoints(job, 4 if parallelism == 2 else 2)
+        job.cancel()
+        with pytest.raises(fr.JobCancelledError):
+            job.wait(TIMEOUT_S)
+    result = start(name, tmp_path, 1, "20ms").wait(TIMEOUT_S)
+    assert result.records_in in (BIDS, BIDS + AUCTIONS), "no row was read twice, none was left out"
+    check(name, tmp_path)
