@@ -10,7 +10,8 @@ import sys
 import traceback
 from typing import Any
 
-from flinkray import commands, storage_commands
+from flinkray import commands, job_requests, storage_commands
+from flinkray.config import duration_s
 from flinkray.errors import FlinkrayError
 
 DURATION_HELP = "like 500ms, 10s, 5min"
@@ -44,13 +45,13 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    root = argparse.ArgumentParser(
         prog="flinkray",
         description="Stateful, exactly-once stream processing for Python on Ray.",
         epilog="Exit code: 0 success, 1 the job failed or storage could not be read, 2 wrong usage or input, 130 or 143 cancelled by an "
         "interrupt or SIGTERM.",
     )
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     job = subparsers.add_parser("run", help="run a job script; its own arguments come after --")
     job.add_argument("script", metavar="JOB.py")
     job.add_argument("--name", help="name of the job (default: the code's, else the script's stem)")
@@ -70,6 +71,15 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--watch", action="store_true", help="again and again, until the job has ended")
     cancel = subparsers.add_parser("cancel", help="end a job; its checkpoints are kept")
     cancel.add_argument("name")
+    stop = subparsers.add_parser("stop", help="end a job with a last checkpoint, everything up to it committed")
+    stop.add_argument("name")
+    stop.add_argument("--savepoint", metavar="NAME", help="make a savepoint of that checkpoint")
+    stop.add_argument("--drain", action="store_true", help="flush windows and fire timers first, as at the end of the input")
+    rescale = subparsers.add_parser("rescale", help="go on at another parallelism")
+    rescale.add_argument("name")
+    rescale.add_argument("parallelism", type=int)
+    for parser in (stop, rescale):
+        parser.add_argument("--timeout", default="10min", metavar="D", help="how long to wait (default: 10min); it may happen later")
     storage_commands.add_parsers(subparsers)
     drill = subparsers.add_parser("drill", help="lose a part of a running job for real, and say what that did")
     drill.add_argument("name")
@@ -81,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     keys = subparsers.add_parser("keys", help="keys that seal checkpoints").add_subparsers(dest="keys_command", required=True)
     generate = keys.add_parser("generate", help="make a key file (mode 0600)")
     generate.add_argument("path")
-    return parser
+    return root
 
 
 def _run_job(options: argparse.Namespace, job_arguments: list[str]) -> int:
@@ -142,6 +152,10 @@ def _others(options: argparse.Namespace) -> int:
         return commands.status(options.name, options.json, options.watch)
     if options.command == "cancel":
         return commands.cancel(options.name)
+    if options.command == "stop":
+        return job_requests.stop(options.name, options.savepoint, options.drain, duration_s(options.timeout, "--timeout"))
+    if options.command == "rescale":
+        return job_requests.rescale(options.name, options.parallelism, duration_s(options.timeout, "--timeout"))
     if options.command == "drill":
         return commands.drill(options.name, options.target, options.zone)
     if options.command == "checkpoint":

@@ -105,7 +105,7 @@ def drill(name: str, target: str, zone: str | None) -> int:
         raise UsageError(f"job {name} has ended: {record['status']['status']}")
     if record["runtime"] != "ray":
         raise UsageError(f"job {name} runs in one process: there is nothing of it that could be lost alone")
-    _join(name, record)
+    join(name, record)
     from flinkray.runtime.ray.drill import drill as cause
 
     print("\n".join(cause(name, target, zone).lines()))
@@ -113,10 +113,10 @@ def drill(name: str, target: str, zone: str | None) -> int:
 
 
 def _join_and_cancel(name: str, record: Record) -> None:
-    _join(name, record).cancel()
+    join(name, record).cancel()
 
 
-def _join(name: str, record: Record) -> Any:
+def join(name: str, record: Record) -> Any:
     """The job, in the Ray cluster that this process has joined for it."""
     if record["auth_mode"]:
         os.environ["RAY_AUTH_MODE"] = record["auth_mode"]

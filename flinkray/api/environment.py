@@ -120,9 +120,9 @@ class StreamEnvironment:
         """Like `execute`, but returns when the job is submitted."""
         from flinkray.runtime.submit import submit
 
-        graph = self.job_graph()
+        graph, sinks = self.job_graph(), tuple(self._sinks)
         self._sinks.clear()
-        return submit(graph, self.config)
+        return submit(graph, self.config, sinks)
 
     def explain(self) -> str:
         """The plan of all sinks added since the last run, as text."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -77,24 +78,39 @@ class JobHandle(ABC):
         """Make a savepoint of what the job holds from now on, and wait until it is READY; returns what `flinkray savepoint describe --json` prints.
         The job goes on. Raises UsageError for a name that is no name or is taken, JobFailedError when the job ends before, StorageError,
         WaitTimeoutError after `timeout` seconds (it may still become READY)."""
-        request, deadline = self._begin_savepoint(name), None if timeout is None else time.monotonic() + timeout
-        while (outcome := self._savepoint_outcome(request)) is None:
+        document = self._request("savepoint", {"name": name}, timeout, f"savepoint {name!r} of job {self.name} is not READY")
+        assert document is not None
+        return document
+
+    def stop(self, savepoint: str | None = None, drain: bool = False, timeout: float | None = None) -> JobResult:
+        """End the job with a last checkpoint, everything up to it committed, and a savepoint of it where a name is given; returns when it has STOPPED.
+        Windows that are open stay in the checkpoint; with `drain` they are flushed first and timers fire, as at the end of the input. Raises
+        UsageError for a name that is no name or is taken, JobFailedError when it was not done (the job runs on, or has stopped without its
+        savepoint: the error says which), WaitTimeoutError after `timeout` seconds (it may still happen; to ask again is safe)."""
+        self._request("stop", {"savepoint": savepoint or "", "drain": drain}, timeout, f"job {self.name} has not stopped")
+        return self.wait(timeout)
+
+    def rescale(self, parallelism: int, timeout: float | None = None) -> None:
+        """Go on at another parallelism, from a checkpoint of now: key groups are dealt out anew, no row is lost or repeated, and it is not counted as a
+        restart. Returns when all tasks run. Operators with a parallelism of their own keep it. Raises UsageError for a parallelism that cannot be,
+        JobFailedError when it was not done (the job runs on as it was), WaitTimeoutError after `timeout` seconds (it may still happen)."""
+        self._request("rescale", {"parallelism": parallelism}, timeout, f"job {self.name} is not rescaled")
+
+    def _request(self, what: str, arguments: dict[str, Any], timeout: float | None, not_yet: str) -> dict[str, Any] | None:
+        """Under one id until there is an answer, whoever leads the job meanwhile."""
+        request, deadline = secrets.token_hex(8), None if timeout is None else time.monotonic() + timeout
+        while (outcome := self._ask(request, what, arguments)) is None:
             if deadline is not None and time.monotonic() > deadline:
-                raise WaitTimeoutError(f"savepoint {name!r} of job {self.name} is not READY after {timeout} s; it may still become so")
+                raise WaitTimeoutError(f"{not_yet} after {timeout} s; it may still happen")
             time.sleep(_POLL_S)
         document, error = outcome
         if error is not None:
             raise error
-        assert document is not None
         return document
 
     @abstractmethod
-    def _begin_savepoint(self, name: str) -> str:
-        """Ask for it; returns a request id."""
-
-    @abstractmethod
-    def _savepoint_outcome(self, request: str) -> tuple[dict[str, Any] | None, FlinkrayError | None] | None:
-        """Its document, or the error; None while it is being made."""
+    def _ask(self, request: str, what: str, arguments: dict[str, Any]) -> tuple[dict[str, Any] | None, FlinkrayError | None] | None:
+        """Ask for it, the first time, and for how it went; None while that is not known."""
 
     @abstractmethod
     def cancel(self) -> None:

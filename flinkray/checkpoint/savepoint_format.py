@@ -20,6 +20,7 @@ FORMAT = 1
 SAVEPOINTS_FOLDER = "savepoints/"
 
 _MAGIC = b"FRSAVE1\n"
+_FAILURE_MAGIC = b"FRFAIL1\n"
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,256}")
 _LONGEST_AS_IT_IS = 200
 """File systems take 255 bytes."""
@@ -74,6 +75,16 @@ def savepoint_folder(name: str) -> str:
 def encode_header(header: SavepointHeader) -> bytes:
     """One line of JSON, without its newline."""
     return json.dumps({**asdict(header), "format": FORMAT}, sort_keys=True, separators=(",", ":")).encode()
+
+
+def encode_failure(reason: str) -> bytes:
+    """What stands in a manifest's place when there never will be one."""
+    return _FAILURE_MAGIC + reason.encode()
+
+
+def decode_failure(data: bytes) -> str | None:
+    """Why it failed; None for what is no failure."""
+    return data[len(_FAILURE_MAGIC) :].decode(errors="replace") if data.startswith(_FAILURE_MAGIC) else None
 
 
 def encode_savepoint(header_bytes: bytes, sealed: bytes) -> bytes:

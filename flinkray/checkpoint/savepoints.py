@@ -3,12 +3,12 @@
     savepoints/<name>/intent            who makes it, created if-absent: from here on the name is taken
     savepoints/<name>/<token>/data/..   its state, sealed with a data key of its own
     savepoints/<name>/<token>/keys/..   that key, wrapped
-    savepoints/<name>/<token>/manifest  created if-absent, last: READY
-    savepoints/<name>/<token>/failed    why it never will be
+    savepoints/<name>/<token>/manifest  created if-absent, last: READY; or, created in its place, why it never will be: FAILED
     savepoints/<name>/<token>/deleting  it is going
 
 The intent names the token that counts. A writer that was frozen while its savepoint was deleted writes under a token that nothing names:
-that is never READY, and goes with the next creation or deletion of the name.
+that is never READY, and goes with the next creation or deletion of the name. An intent also names the request that it is for: a new leader goes
+on with it under the same token, and whoever creates the manifest first, with whatever in it, has decided.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
@@ -27,6 +27,7 @@ from flinkray.checkpoint.base import CreateOutcome, ObjectStore
 from flinkray.checkpoint.folder_store import FolderStore
 from flinkray.checkpoint.keys import DataKey, KeyProvider, KeyRing
 from flinkray.checkpoint.manifest import Manifest, decode_manifest, encode_manifest
+from flinkray.checkpoint.names import KEYS_FOLDER, data_object_name
 from flinkray.checkpoint.rereads import sound
 from flinkray.checkpoint.savepoint_format import (
     SAVEPOINTS_FOLDER,
@@ -34,7 +35,9 @@ from flinkray.checkpoint.savepoint_format import (
     SavepointFormatError,
     SavepointHeader,
     check_savepoint_name,
+    decode_failure,
     decode_savepoint,
+    encode_failure,
     encode_header,
     encode_savepoint,
     savepoint_folder,
@@ -46,7 +49,7 @@ from flinkray.errors import DamagedObjectError, FlinkrayError, RestoreError, Sto
 LIMIT = 1_000
 """Savepoints of one application."""
 
-_INTENT, _MANIFEST, _FAILED, _DELETING = "intent", "manifest", "failed", "deleting"
+_INTENT, _MANIFEST, _DELETING = "intent", "manifest", "deleting"
 
 
 class SavepointState(Enum):
@@ -70,6 +73,8 @@ class SavepointInfo:
     """Of a READY one."""
     by_run: bool = True
     """A running job makes it, not a copy."""
+    request: str = ""
+    """What a running job makes it for."""
 
     def document(self) -> dict[str, Any]:
         """JSON-able: what `flinkray savepoint describe --json` prints."""
@@ -99,6 +104,13 @@ class Creation:
     name: str
     token: str
     store: ObjectStore
+    ready: bool = False
+    """An earlier leader has made it, for the same request."""
+
+    def object_namer(self, claim: int, checkpoint: int, attempt: int) -> Callable[[int], str]:
+        """Names for what one writer puts; two who go on with one creation never write the same object."""
+        writer = f"{self.token}{os.urandom(4).hex()}"
+        return lambda number: data_object_name(claim, checkpoint, attempt, writer, f"savepoint-{number}")
 
 
 class Savepoints:
@@ -139,17 +151,22 @@ class Savepoints:
 
     # -- creation -------------------------------------------------------------------------------------------------
 
-    def begin(self, name: str, by_run: bool = True) -> Creation:
-        """Take the name; `by_run`: for a running job, see `fail_abandoned`. Raises UsageError when it is taken, or when there are too many, StorageError."""
+    def begin(self, name: str, by_run: bool = True, request: str = "") -> Creation:
+        """Take the name; `by_run`: for a running job, see `fail_abandoned`. Taken for the same `request` it is gone on with. Raises UsageError when it
+        is another's, or when there are too many, RestoreError when it FAILED already, StorageError."""
         folder = savepoint_folder(check_savepoint_name(name))
         if not self._store.conditional_create:
             raise StorageError(
                 f"{self._store.uri} cannot create if absent: two savepoints of one name could not be kept apart; use another storage"
             )
+        there = self._look(folder) if request else None
+        if there is not None and there.request == request:
+            return self._go_on(there)
         if len(self.list()) >= LIMIT:
             raise UsageError(f"{self._application} has {LIMIT} savepoints in {self._store.uri}; delete some: flinkray savepoint delete")
         token = os.urandom(8).hex()
-        intent = json.dumps({"name": name, "token": token, "begun_at_us": time.time_ns() // 1000, "by_run": by_run}).encode()
+        facts = {"name": name, "token": token, "begun_at_us": time.time_ns() // 1000, "by_run": by_run, "request": request}
+        intent = json.dumps(facts).encode()
         if self._store.create(f"{folder}{_INTENT}", intent) is CreateOutcome.TAKEN:
             there = self.describe(name)
             hint = (
@@ -160,6 +177,13 @@ class Savepoints:
             [other for other in self._store.list(folder) if not other.startswith((f"{folder}{_INTENT}", f"{folder}{token}/"))]
         )
         return Creation(name, token, self._folder(name, token))
+
+    def _go_on(self, info: SavepointInfo) -> Creation:
+        if info.state in (SavepointState.FAILED, SavepointState.DELETING):
+            raise RestoreError(
+                f"savepoint {info.name!r} of {self._application} is {info.state.value}: {info.reason or 'somebody deletes it'}"
+            )
+        return Creation(info.name, info.token, self._folder(info.name, info.token), info.state is SavepointState.READY)
 
     def new_key(self, creation: Creation) -> DataKey:
         """What seals its state, wrapped beside it."""
@@ -182,20 +206,25 @@ class Savepoints:
         sealed = seal(data_key.secret, header_bytes, encode_manifest(manifest))
         outcome = creation.store.create(_MANIFEST, encode_savepoint(header_bytes, sealed))
         info = self._look(savepoint_folder(creation.name))
-        if outcome is CreateOutcome.TAKEN or info is None or info.token != creation.token or info.state is not SavepointState.READY:
+        if info is None or info.token != creation.token or info.state is SavepointState.DELETING:
             creation.store.delete(creation.store.list(""))
             raise RestoreError(f"savepoint {creation.name!r} of {self._application} was deleted while it was being made")
-        return header
+        if outcome is CreateOutcome.TAKEN:  # by another leader, or by one who gave it up: only what this writer has put goes
+            creation.store.delete([*manifest.object_names, *creation.store.list(f"{KEYS_FOLDER}{data_key.key_id}/")])
+        if info.header is None:
+            raise RestoreError(f"savepoint {creation.name!r} of {self._application} is {info.state.value}: {info.reason}")
+        return info.header
 
     def fail(self, creation: Creation, reason: str) -> None:
-        """It never will be READY: what was written of it goes, the name stays taken until it is deleted. Raises StorageError."""
-        creation.store.put(_FAILED, reason.encode())
-        creation.store.delete([name for name in creation.store.list("") if name != _FAILED])
+        """It never will be READY, unless it is already: what was written of it goes, the name stays taken until it is deleted. Raises StorageError."""
+        if creation.store.create(_MANIFEST, encode_failure(reason)) is CreateOutcome.CREATED:
+            creation.store.delete([name for name in creation.store.list("") if name not in (_MANIFEST, _DELETING)])
 
-    def fail_abandoned(self) -> None:
-        """For whoever has just taken the application over: what earlier leaders were making never will be READY. Raises StorageError."""
+    def fail_abandoned(self, keep: Collection[str] = ()) -> None:
+        """For whoever has just taken the application over: what earlier leaders were making never will be READY, but for the requests in `keep`, which
+        are gone on with. Raises StorageError."""
         for info in self.list():
-            if info.state is SavepointState.CREATING and info.by_run:
+            if info.state is SavepointState.CREATING and info.by_run and info.request not in keep:
                 creation = Creation(info.name, info.token, self._folder(info.name, info.token))
                 self.fail(creation, "the JobManager that was making it was lost")
 
@@ -250,35 +279,28 @@ class Savepoints:
         try:
             intent = json.loads(self._store.get(f"{folder}{_INTENT}"))
             name, token, begun_at_us = str(intent["name"]), str(intent["token"]), int(intent["begun_at_us"])
-            by_run = bool(intent["by_run"])
+            by_run, request = bool(intent["by_run"]), str(intent.get("request", ""))
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedObjectError(f"{folder}{_INTENT}", f"it does not say whose savepoint it is: {error}") from error
         there = {other.removeprefix(f"{folder}{token}/") for other in self._store.list(f"{folder}{token}/")}
+        info = SavepointInfo(name, token, SavepointState.CREATING, begun_at_us, by_run=by_run, request=request)
         if _DELETING in there:
-            return SavepointInfo(name, token, SavepointState.DELETING, begun_at_us)
-        if _FAILED in there:  # also with a manifest that came late
-            return SavepointInfo(name, token, SavepointState.FAILED, begun_at_us, self._reason(f"{folder}{token}/{_FAILED}"))
-        if _MANIFEST in there:
-            return self._ready(name, token, begun_at_us)
-        return SavepointInfo(name, token, SavepointState.CREATING, begun_at_us, by_run=by_run)
+            return replace(info, state=SavepointState.DELETING)
+        return self._decided(info) if _MANIFEST in there else info
 
-    def _reason(self, name: str) -> str:
+    def _decided(self, info: SavepointInfo) -> SavepointInfo:
         try:
-            return self._store.get(name).decode(errors="replace")
+            data = self._folder(info.name, info.token).get(_MANIFEST)
+            failure = decode_failure(data)
+            if failure is not None:
+                return replace(info, state=SavepointState.FAILED, reason=failure)
+            return replace(info, state=SavepointState.READY, header=decode_savepoint(data)[0])
         except FileNotFoundError:
-            return "it is being deleted"
-
-    def _ready(self, name: str, token: str, begun_at_us: int) -> SavepointInfo:
-        store = self._folder(name, token)
-        try:
-            header, _, _ = decode_savepoint(store.get(_MANIFEST))
-        except FileNotFoundError:
-            return SavepointInfo(name, token, SavepointState.DELETING, begun_at_us)
+            return replace(info, state=SavepointState.DELETING)
         except (SavepointFormatError, RestoreError) as error:
-            return SavepointInfo(name, token, SavepointState.READY, begun_at_us, f"its manifest is damaged: {error}")
-        return SavepointInfo(name, token, SavepointState.READY, begun_at_us, header=header)
+            return replace(info, state=SavepointState.READY, reason=f"its manifest is damaged: {error}")
 
     def _open(self, name: str, token: str, store: ObjectStore, ring: KeyRing) -> tuple[SavepointHeader, Manifest]:
         place = f"{savepoint_folder(name)}{token}/{_MANIFEST}"

@@ -46,14 +46,24 @@ from flinkray.core.job_events import (
     NoRoom,
     Opened,
     OpenFailed,
+    RescaleRequested,
+    SavepointNamed,
     SavepointRequested,
     SavepointWritten,
+    StopRequested,
     Superseded,
     TakeOver,
     WorkerLost,
     WorkerStarted,
 )
-from flinkray.core.job_savepoints import on_savepoint_requested, on_savepoint_written
+from flinkray.core.job_halts import on_rescale_requested, on_stop_requested
+from flinkray.core.job_savepoints import (
+    on_savepoint_named,
+    on_savepoint_requested,
+    on_savepoint_written,
+    settled_checkpoint,
+    write_savepoints,
+)
 from flinkray.core.job_state import JobSettings, JobState
 from flinkray.core.messages import (
     Abort,
@@ -61,6 +71,8 @@ from flinkray.core.messages import (
     Acknowledged,
     CheckpointDeclined,
     Committed,
+    Drain,
+    Draining,
     EpochRefused,
     HelloReply,
     PeerLost,
@@ -113,8 +125,16 @@ class JobCore(JobState):
             on_end_recorded(self, event, out)
         elif isinstance(event, SavepointRequested):
             on_savepoint_requested(self, event, out)
+        elif isinstance(event, SavepointNamed):
+            on_savepoint_named(self, event, out)
+            write_savepoints(self, settled_checkpoint(self), out)
+            record_finished(self, out)
+        elif isinstance(event, StopRequested):
+            on_stop_requested(self, event, out)
+        elif isinstance(event, RescaleRequested):
+            on_rescale_requested(self, event, out)
         elif isinstance(event, SavepointWritten):
-            on_savepoint_written(self, event)
+            on_savepoint_written(self, event, out)
             record_finished(self, out)
         else:
             self._handle_leadership(event, now, out)
@@ -177,6 +197,8 @@ class JobCore(JobState):
             on_running(self, report.instance, slot, now, out)
         elif isinstance(body, Triggered):
             self.answered(report.instance, Trigger, body.checkpoint)
+        elif isinstance(body, Draining):
+            self.answered(report.instance, Drain)
         elif isinstance(body, Aborted):
             self.answered(report.instance, Abort, body.checkpoint)
         elif isinstance(body, Acknowledged):

@@ -14,6 +14,9 @@ from flinkray.core.job_attempts import attempt_failed, on_task_failed
 from flinkray.core.job_checkpoints import content_of, notify
 from flinkray.core.job_endings import CANCEL, begin_cancelling, end, fail, record_cancelled
 from flinkray.core.job_events import Adopted, AttachWorker, Deliver, JobCommand, JobStatus, Say, TakeOver, WriteManifest
+from flinkray.core.job_halts import fail_undecided, go_on_halting, rescale
+from flinkray.core.job_requests import take_over_requests
+from flinkray.core.job_savepoints import name_again
 from flinkray.core.job_state import Adoption, JobState
 from flinkray.core.messages import (
     Abort,
@@ -44,7 +47,9 @@ def on_take_over(job: JobState, event: TakeOver, now: float, out: list[JobComman
     job.claim, job.hash_seed = view.claim, view.hash_seed
     job.attempt = job.highest_attempt = view.attempt
     job.restarts, job.base_counters, job.passed_over = view.restarts, view.counters, view.passed_over
-    job.requests = {request.request for request in view.requests if request.request}
+    take_over_requests(job, view, out)
+    if view.parallelism:
+        job.set_parallelism(view.parallelism, out)
     job.workers.number_from(view.next_worker)
     slots = {instance: slot for slot, instance in enumerate(view.attempt_workers)}
     for instance, number in view.workers:
@@ -74,6 +79,8 @@ def on_adopted(job: JobState, event: Adopted, out: list[JobCommand]) -> None:
         known = max((*job.contents, *job.passed_over), default=0)
         if job.adoption.view.checkpoint > known:
             _fail_missing(job, job.adoption.view.checkpoint, "the journal", known, out)
+        else:
+            name_again(job, out)
 
 
 def on_hello_reply(job: JobState, worker: Worker, attempt: int, reply: HelloReply, out: list[JobCommand]) -> None:
@@ -197,6 +204,7 @@ def _go_on(job: JobState, adoption: Adoption, current: dict[int, HelloReply], no
                 job.send(worker.instance, Abort(checkpoint), now, out)
     if latest is not None:
         notify(job, latest, now, out)
+    go_on_halting(job, chosen, now, out)
 
 
 def _recover(job: JobState, adoption: Adoption, current: dict[int, HelloReply], why_not: str, now: float, out: list[JobCommand]) -> None:
@@ -215,8 +223,11 @@ def _recover(job: JobState, adoption: Adoption, current: dict[int, HelloReply], 
         attempt_failed(job, "process", why_not, None, now, out)
     else:
         out.append(Say(f"attempt {job.attempt} was being deployed when its leader was lost ({why_not}): deploying anew"))
+        fail_undecided(job, "its JobManager was lost", out)
         job.move(JobStatus.RESTARTING)
         job.restart_at = now
+    if job.halt is not None and job.halt.what == "rescale" and job.halted_for_good and not job.status.terminal:
+        rescale(job, now, out)
 
 
 def _acknowledgements(adoption: Adoption, current: dict[int, HelloReply]) -> dict[int, dict[int, Acknowledged]]:

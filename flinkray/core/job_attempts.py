@@ -22,6 +22,7 @@ from flinkray.core.job_events import (
     WorkerStarted,
     WriteJournal,
 )
+from flinkray.core.job_halts import answer_rescale, fail_undecided, rescaled_without_room, stopped
 from flinkray.core.job_state import JobState
 from flinkray.core.journal_records import AttemptBegun, StorageClaimed, WorkerAdded
 from flinkray.core.messages import Command, Counters, Deploy, FailureCause, Hello, Ready, Start, Stop, TaskFailed
@@ -92,6 +93,8 @@ def keep_workers(job: JobState, now: float, out: list[JobCommand]) -> None:
 def on_no_room(job: JobState, event: NoRoom, out: list[JobCommand]) -> None:
     if job.lose(event.instance, out, kill=False) is None:
         return
+    if rescaled_without_room(job, event.reason, out):
+        return
     if len(list(job.workers)) >= job.workers.slots:
         job.workers.spares = max(0, len(list(job.workers)) - job.workers.slots)
         out.append(Say(f"no room for a spare TaskManager: {event.reason}"))
@@ -132,13 +135,15 @@ def try_deploy(job: JobState, now: float, out: list[JobCommand]) -> None:
     peers = tuple(worker.endpoint for worker in assigned)
     for slot, worker in enumerate(assigned):
         states = states_for_slot(job.graph, restored.states, slot) if restored else ()
-        deploy = Deploy(slot, job.claim or 0, job.hash_seed, peers, restored.checkpoint if restored else None, states)
+        deploy = Deploy(
+            slot, job.claim or 0, job.hash_seed, peers, restored.checkpoint if restored else None, states, parallelism=job.parallelism
+        )
         job.send(worker.instance, deploy, now, out)
 
 
 def _attempt_record(job: JobState, workers: tuple[str, ...], restored: CheckpointContent | None) -> AttemptBegun:
     checkpoint = restored.checkpoint if restored else None
-    return AttemptBegun(job.attempt, workers, checkpoint, job.restarts, job.base_counters, job.passed_over)
+    return AttemptBegun(job.attempt, workers, checkpoint, job.restarts, job.base_counters, job.passed_over, job.parallelism)
 
 
 def _obstacle(job: JobState, now: float) -> str:
@@ -167,7 +172,7 @@ def _reset_attempt(job: JobState, restored: CheckpointContent | None) -> None:
     job.outstanding.clear()
     for known in (job.ready, job.running, job.ended, job.stats, job.committed):
         known.clear()
-    job.final = None
+    job.final = job.checkpoints.latest if stopped(job) else None
     job.base_counters = restored.counters if restored else Counters()
     job.checkpoints.restored(restored.checkpoint if restored else None)
 
@@ -185,7 +190,7 @@ def on_ready(job: JobState, instance: str, slot: int, body: Ready, now: float, o
     job.ready[slot] = body
     if len(job.ready) == job.workers.slots:
         for worker in job.workers.assigned():
-            job.send(worker.instance, Start(), now, out)
+            job.send(worker.instance, Start(halted=stopped(job)), now, out)
 
 
 def on_running(job: JobState, instance: str, slot: int, now: float, out: list[JobCommand]) -> None:
@@ -199,6 +204,7 @@ def on_running(job: JobState, instance: str, slot: int, now: float, out: list[Jo
         job.checkpoints.run_started(now)
         if job.checkpoints.latest is not None:
             notify(job, job.checkpoints.latest, now, out)
+        answer_rescale(job, out)
 
 
 def _restored_from(job: JobState) -> str:
@@ -213,6 +219,7 @@ def attempt_failed(job: JobState, cause: FailureCause, reason: str, error: Any, 
     """The policy says when the next attempt starts, or that none does."""
     job.checkpoints.give_up(now)
     job.outstanding.clear()
+    fail_undecided(job, reason, out)
     decision = job.policy.decide(cause, now)
     if isinstance(decision, GiveUp):
         fail(job, error or JobFailedError(f"{reason}; {decision.why}"), out)

@@ -16,6 +16,7 @@ from flinkray.core.job_events import (
     WriteJournal,
     WriteManifest,
 )
+from flinkray.core.job_halts import begin_halt, halting, note_checkpoint, rescale, roll_back, stopped, undo_and_roll_back, undo_halt
 from flinkray.core.job_savepoints import savepoint_waits, settled_checkpoint, write_savepoints
 from flinkray.core.job_state import JobState
 from flinkray.core.journal_records import CheckpointCompleted
@@ -27,10 +28,24 @@ def advance_checkpoints(job: JobState, now: float, out: list[JobCommand]) -> Non
     """Give up what takes too long, trigger what is due."""
     if job.checkpoints.timed_out(now):
         give_up_checkpoint(job, "it timed out", now, out)
+        if job.status is not JobStatus.RUNNING:
+            return
+    if job.final is not None or job.leadership_in_doubt or job.checkpoints.pending is not None:
+        return
     all_ended = len(job.ended) == job.workers.slots
-    if job.final is None and not job.leadership_in_doubt and job.checkpoints.due(now, all_ended, savepoint_waits(job)):
-        pending = job.checkpoints.begin(job.attempt, now, final=all_ended)
-        trigger = Trigger(pending.checkpoint, pending.base, job.settings.checkpoints.store)
+    begin_halt(job, now, out)
+    if all_ended and job.halt is not None and job.halt.what == "rescale":
+        undo_halt(job, "its inputs have ended", out)
+    if all_ended and job.halt is not None and not job.halt.named:
+        return  # what is to become the savepoint is the checkpoint after the end
+    halt = halting(job) or (all_ended and job.halt is not None)
+    if job.checkpoints.due(now, all_ended, halt or savepoint_waits(job)):
+        last = halt and not all_ended
+        stop = halt and job.halt is not None and job.halt.what == "stop"
+        pending = job.checkpoints.begin(job.attempt, now, final=all_ended or stop)
+        if halt:
+            note_checkpoint(job, pending.checkpoint, out)
+        trigger = Trigger(pending.checkpoint, pending.base, job.settings.checkpoints.store, last)
         for worker in job.workers.assigned():
             if any(task.subtask == worker.slot for task in job.graph.source_tasks()):
                 job.send(worker.instance, trigger, now, out)
@@ -69,8 +84,11 @@ def on_declined(job: JobState, body: CheckpointDeclined, now: float, out: list[J
 
 def give_up_checkpoint(job: JobState, reason: str, now: float, out: list[JobCommand]) -> None:
     checkpoint = job.checkpoints.give_up(now)
-    if checkpoint is not None:
-        abort(job, checkpoint, reason, now, out)
+    if checkpoint is None:
+        return
+    abort(job, checkpoint, reason, now, out)
+    if job.halt is not None and job.halt.checkpoint == checkpoint:
+        undo_and_roll_back(job, f"checkpoint {checkpoint} failed: {reason}", now, out)
 
 
 def abort(job: JobState, checkpoint: int, reason: str, now: float, out: list[JobCommand]) -> None:
@@ -91,10 +109,13 @@ def on_manifest(job: JobState, event: ManifestFate, now: float, out: list[JobCom
     pending = job.checkpoints.pending
     done = job.checkpoints.written(event.checkpoint, event.fate == "complete", now)
     live = job.status is JobStatus.RUNNING and content.attempt == job.attempt
+    decides = job.halt is not None and job.halt.checkpoint == event.checkpoint
     if done is None:
         job.checkpoints.trouble = event.reason
         if live:
             abort(job, event.checkpoint, event.reason, now, out)
+        if decides and undo_halt(job, f"checkpoint {event.checkpoint} failed: {event.reason}", out) and live:
+            roll_back(job, "its sources stand still", now, out)
         return
     if job.settings.checkpoints.store:
         out.append(WriteJournal(CheckpointCompleted(done.checkpoint, event.name)))
@@ -103,9 +124,12 @@ def on_manifest(job: JobState, event: ManifestFate, now: float, out: list[JobCom
         del job.contents[old]
     job.passed_over = tuple(damaged for damaged in job.passed_over if damaged > min(job.contents))
     job.policy.on_progress()
+    if decides and job.halt is not None and job.halt.what == "rescale":
+        rescale(job, now, out)
+        return
     if not live:
         return
-    if pending is not None and pending.final:
+    if (pending is not None and pending.final) or decides:
         job.final = done.checkpoint
     notify(job, done.checkpoint, now, out)
 
@@ -135,5 +159,7 @@ def record_finished(job: JobState, out: list[JobCommand]) -> None:
     """Once the final checkpoint is committed, and in the savepoints that were asked for."""
     if job.final is None or job.recording or job.writing_savepoints or settled_checkpoint(job) < job.final:
         return
+    if job.halt is not None and job.halt.savepoint and not (job.halt.error or job.halt.savepoint_ready):
+        return  # its name is being taken, or it is being written
     job.recording = True
-    out.append(RecordEnd(JobStatus.FINISHED))
+    out.append(RecordEnd(JobStatus.STOPPED if stopped(job) else JobStatus.FINISHED))

@@ -20,6 +20,7 @@ from flinkray.core.job_events import (
     Superseded,
     WriteJournal,
 )
+from flinkray.core.job_halts import answer_stop, stopped
 from flinkray.core.job_state import JobState
 from flinkray.core.journal_records import Requested, RunEnded
 from flinkray.core.messages import EpochRefused
@@ -66,14 +67,18 @@ def on_end_recorded(job: JobState, event: EndRecorded, out: list[JobCommand]) ->
     if event.error:
         fail(job, JobFailedError(event.error), out)
         return
-    end(job, JobStatus.CANCELLED if job.status is JobStatus.CANCELLING else JobStatus.FINISHED, out)
+    if job.status is JobStatus.CANCELLING:
+        end(job, JobStatus.CANCELLED, out)
+    else:
+        end(job, JobStatus.STOPPED if stopped(job) else JobStatus.FINISHED, out)
 
 
 def end(job: JobState, status: JobStatus, out: list[JobCommand]) -> None:
-    """FINISHED or CANCELLED, and storage knows it."""
+    """FINISHED, STOPPED or CANCELLED, and storage knows it."""
     job.move(status)
-    if status is JobStatus.FINISHED:
+    if status is not JobStatus.CANCELLED:
         job.error = None
+        answer_stop(job, out)
     out.append(WriteJournal(RunEnded(status.value)))
     dismiss(job, out)
     out.append(End(status, None))

@@ -147,16 +147,46 @@ class CancelRequested:
 
 @dataclass(frozen=True)
 class SavepointRequested:
-    """A savepoint's name is taken; what it is to hold is a checkpoint from now on."""
+    """Somebody wants a savepoint; what it is to hold is a checkpoint from now on. `request`: as of `CancelRequested`."""
 
     request: str
+    name: str
+
+
+@dataclass(frozen=True)
+class SavepointNamed:
+    """The end of a `NameSavepoint`: the name is taken for this request, or `error` says why not (`usage`: the request was wrong)."""
+
+    request: str
+    error: str = ""
+    usage: bool = False
+    ready: bool = False
+    """An earlier leader has made it."""
 
 
 @dataclass(frozen=True)
 class SavepointWritten:
-    """The end of a `WriteSavepoint`, good or bad."""
+    """The end of a `WriteSavepoint`; `error` says why it is not READY."""
 
     request: str
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class StopRequested:
+    """End the job with a last checkpoint, and a savepoint of it where `savepoint` names one. `drain`: at the end of time first."""
+
+    request: str
+    savepoint: str = ""
+    drain: bool = False
+
+
+@dataclass(frozen=True)
+class RescaleRequested:
+    """Go on at another parallelism, from a checkpoint of now."""
+
+    request: str
+    parallelism: int
 
 
 @dataclass(frozen=True)
@@ -184,7 +214,10 @@ JobEvent = (
     | ManifestFate
     | CancelRequested
     | SavepointRequested
+    | SavepointNamed
     | SavepointWritten
+    | StopRequested
+    | RescaleRequested
     | EndRecorded
     | Tick
     | Report
@@ -236,17 +269,40 @@ class WriteManifest:
 
 
 @dataclass(frozen=True)
+class NameSavepoint:
+    """Take the name in storage for this request; where an earlier leader did, go on with that."""
+
+    request: str
+    name: str
+
+
+@dataclass(frozen=True)
 class WriteSavepoint:
     """Copy this checkpoint, complete and with everything up to it committed. No Sweep after this command may take its objects until then."""
 
     request: str
+    name: str
     checkpoint: int
 
 
 @dataclass(frozen=True)
-class RefuseSavepoint:
+class FailSavepoint:
+    """What was begun of it never will be READY."""
+
     request: str
+    name: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Settle:
+    """Tell whoever asked how it went, and again when asked again."""
+
+    request: str
+    error: str = ""
+    usage: bool = False
+    savepoint: str = ""
+    """The name of the one that was made."""
 
 
 @dataclass(frozen=True)
@@ -306,8 +362,10 @@ JobCommand = (
     | KillWorker
     | Send
     | WriteManifest
+    | NameSavepoint
     | WriteSavepoint
-    | RefuseSavepoint
+    | FailSavepoint
+    | Settle
     | Sweep
     | RecordEnd
     | Deliver

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from flinkray.core.channels import Channels
 from flinkray.core.checkpoints import CheckpointCoordinator, CheckpointPolicy
@@ -21,14 +22,17 @@ from flinkray.ids import Epoch
 _CREATED, _ADOPTING = JobStatus.CREATED, JobStatus.ADOPTING
 _DEPLOYING, _RUNNING = JobStatus.DEPLOYING, JobStatus.RUNNING
 _RESTARTING, _CANCELLING = JobStatus.RESTARTING, JobStatus.CANCELLING
-_FINISHED, _CANCELLED, _FAILED = JobStatus.FINISHED, JobStatus.CANCELLED, JobStatus.FAILED
+_FINISHED, _STOPPED = JobStatus.FINISHED, JobStatus.STOPPED
+_CANCELLED, _FAILED = JobStatus.CANCELLED, JobStatus.FAILED
 
 TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     _CREATED: frozenset({_ADOPTING, _DEPLOYING, _CANCELLING, _FAILED}),
-    _ADOPTING: frozenset({_CREATED, _RUNNING, _RESTARTING, _CANCELLING, _FINISHED, _CANCELLED, _FAILED}),
+    _ADOPTING: frozenset({_CREATED, _RUNNING, _RESTARTING, _CANCELLING, _FINISHED, _STOPPED, _CANCELLED, _FAILED}),
     _DEPLOYING: frozenset({_RUNNING, _RESTARTING, _CANCELLING, _FAILED}),
-    _RUNNING: frozenset({_RESTARTING, _CANCELLING, _FINISHED, _FAILED}),
-    _RESTARTING: frozenset({_DEPLOYING, _CANCELLING, _FINISHED, _FAILED}),  # FINISHED: a process was lost after the last commit
+    _RUNNING: frozenset({_RESTARTING, _CANCELLING, _FINISHED, _STOPPED, _FAILED}),
+    _RESTARTING: frozenset(
+        {_DEPLOYING, _CANCELLING, _FINISHED, _STOPPED, _FAILED}
+    ),  # FINISHED, STOPPED: a process was lost after the last commit
     _CANCELLING: frozenset({_CANCELLED, _FAILED}),
 }
 """Every legal change of status; what is not a key is the end."""
@@ -67,6 +71,42 @@ class Adoption:
 
 
 @dataclass
+class SavepointOrder:
+    """A savepoint that was asked for."""
+
+    name: str
+    first: int | None = None
+    """The first checkpoint that may become it; None until its name is taken."""
+
+
+@dataclass
+class HaltOrder:
+    """Sources are to stand still at a checkpoint, for a stop or a rescale. One at a time."""
+
+    request: str
+    what: Literal["stop", "rescale"]
+    savepoint: str = ""
+    drain: bool = False
+    parallelism: int = 0
+    named: bool = True
+    """The savepoint's name is taken, or none is wanted."""
+    begun: bool = False
+    """Sources stand still, or are being drained."""
+    checkpoint: int | None = None
+    """That decides it: once it is complete the order is carried out, whatever fails."""
+    before: int = 0
+    """Parallelism to go back to where there is no room."""
+    error: str = ""
+    """Why its savepoint was not made."""
+    savepoint_ready: bool = False
+
+    @property
+    def wants_savepoint(self) -> bool:
+        """Its name is taken, and it is not made yet."""
+        return bool(self.savepoint) and self.named and not self.error and not self.savepoint_ready
+
+
+@dataclass
 class JobState:
     graph: JobGraph
     settings: JobSettings
@@ -74,6 +114,8 @@ class JobState:
     """Random, from the shell: instance ids are derived from it."""
     transactional_uids: frozenset[str] = frozenset()
     """Sinks whose committed rows are visible outside (rule 20)."""
+    graph_at: Callable[[int], JobGraph] | None = None
+    """The same job at another parallelism, where it can be rescaled."""
     status: JobStatus = JobStatus.CREATED
     attempt: int = 0
     restarts: int = 0
@@ -101,6 +143,10 @@ class JobState:
         self.adoption: Adoption | None = None
         self.requests: set[str] = set()
         """Ids of requests that are journaled (rule 24)."""
+        self.halt: HaltOrder | None = None
+        self.submitted_graph = self.graph
+        self.parallelism = 0
+        """That the job was rescaled to; 0: as it was submitted."""
         self.leadership_in_doubt = False
         self.superseded = False
         """Another leads: every event is dropped."""
@@ -123,16 +169,36 @@ class JobState:
         """By slot: the checkpoint up to which its sinks have committed."""
         self.storage_open = False
         """Storage is claimed or adopted: the end can be recorded."""
-        self.savepoints: dict[str, int] = {}
-        """By request: the first checkpoint that may become the savepoint."""
-        self.writing_savepoints: set[str] = set()
+        self.savepoints: dict[str, SavepointOrder] = {}
+        """By request."""
+        self.writing_savepoints: dict[str, SavepointOrder] = {}
         self.swept = 0
         self.final: int | None = None
-        """The checkpoint after the end of all inputs, once it is complete."""
+        """The checkpoint after the end of all inputs, or of a stop, once it is complete."""
         self.writing: CheckpointContent | None = None
         """Its manifest is on its way to storage."""
         self.recording = False
         """The record of the end is on its way to storage."""
+
+    @property
+    def halted_for_good(self) -> bool:
+        """The checkpoint of a stop or rescale is complete: a failure delays what was asked for, and does not undo it."""
+        return self.halt is not None and self.halt.checkpoint is not None and self.halt.checkpoint == self.checkpoints.latest
+
+    @property
+    def shown_status(self) -> JobStatus:
+        """For people: a job that is being stopped says so."""
+        stopping = self.halt is not None and self.halt.what == "stop" and self.halt.begun and not self.status.terminal
+        return JobStatus.STOPPING if stopping and self.status is not JobStatus.CANCELLING else self.status
+
+    def set_parallelism(self, parallelism: int, out: list[JobCommand]) -> None:
+        """Of the next attempt; 0: as it was submitted. Its TaskManagers must be at rest. Those that are too many go."""
+        assert not parallelism or self.graph_at is not None
+        self.graph = self.graph_at(parallelism) if parallelism and self.graph_at is not None else self.submitted_graph
+        self.parallelism = parallelism
+        self.checkpoints.slots = self.graph.slots()
+        for instance in self.workers.resize(self.graph.slots()):
+            self.lose(instance, out)
 
     def move(self, status: JobStatus) -> None:
         """Raises ProtocolError for a change that is not in the table, and changes nothing then."""
@@ -177,7 +243,8 @@ class JobState:
         self.checkpoints.check_invariants()
         if self.status is JobStatus.RUNNING and len(self.running) != self.workers.slots:
             raise ProtocolError("RUNNING, but not every slot runs")
-        if self.final is not None and len(self.ended) != self.workers.slots:
+        stopping = self.halt is not None and self.halt.checkpoint == self.final
+        if self.final is not None and len(self.ended) != self.workers.slots and not stopping:
             raise ProtocolError("a final checkpoint before all inputs ended")
         if (self.adoption is not None) != (self.status is JobStatus.ADOPTING):
             raise ProtocolError(f"a job that is {self.status.value}, and what an adoption has learned: {self.adoption}")

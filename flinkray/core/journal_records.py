@@ -70,6 +70,8 @@ class AttemptBegun:
     """Rows up to the restored checkpoint."""
     passed_over: tuple[int, ...] = ()
     """Checkpoints newer than the restored one that were found damaged, and are never restored (rule 20)."""
+    parallelism: int = 0
+    """Of the graph, where the job was rescaled; 0: as it was submitted."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,25 @@ class Requested:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """What `request` wanted is begun, and the sources stand still: `checkpoint` decides it (0: they are being drained, it comes later)."""
+
+    request: str
+    checkpoint: int
+
+
+@dataclass(frozen=True)
+class Answered:
+    """How it went: a retry of the request hears the same (rule 24)."""
+
+    request: str
+    error: str = ""
+    """Empty: it is done."""
+    usage: bool = False
+    """The request was wrong; nothing was tried."""
+
+
+@dataclass(frozen=True)
 class RunEnded:
     """Nothing follows: standbys leave."""
 
@@ -98,7 +119,7 @@ class RunEnded:
     reason: str = ""
 
 
-JournalEntry = Elected | StorageClaimed | WorkerAdded | WorkerGone | AttemptBegun | CheckpointCompleted | Requested | RunEnded
+JournalEntry = Elected | StorageClaimed | WorkerAdded | WorkerGone | AttemptBegun | CheckpointCompleted | Requested | Begun | Answered | RunEnded
 
 _KINDS: dict[str, type] = {
     "elected": Elected,
@@ -108,6 +129,8 @@ _KINDS: dict[str, type] = {
     "attempt": AttemptBegun,
     "checkpoint": CheckpointCompleted,
     "requested": Requested,
+    "begun": Begun,
+    "answered": Answered,
     "ended": RunEnded,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from flinkray.core.journal_records import (
+    Answered,
     AttemptBegun,
+    Begun,
     CheckpointCompleted,
     Elected,
     JournalEntry,
@@ -56,6 +58,9 @@ class JournalView:
     manifests: tuple[tuple[int, str], ...] = ()
     """Checkpoint and object name of those that this run has completed, oldest first."""
     requests: tuple[Requested, ...] = ()
+    begun: tuple[Begun, ...] = ()
+    answers: tuple[Answered, ...] = ()
+    parallelism: int = 0
     ended: str = ""
 
     @property
@@ -92,12 +97,23 @@ class JournalView:
                 restarts=entry.restarts,
                 counters=entry.counters,
                 passed_over=entry.passed_over,
+                parallelism=entry.parallelism,
             )
         if isinstance(entry, CheckpointCompleted):
             return replace(self, manifests=(*self.manifests, (entry.checkpoint, entry.name))[-MANIFESTS_LIMIT:])
         if isinstance(entry, Requested):
             return replace(self, requests=(*self.requests, entry)[-REQUESTS_LIMIT:])
+        if isinstance(entry, Begun):
+            return replace(self, begun=(*self.begun, entry)[-REQUESTS_LIMIT:])
+        if isinstance(entry, Answered):
+            return replace(self, answers=(*self.answers, entry)[-REQUESTS_LIMIT:])
         return self._with_end(entry)
+
+    @property
+    def open_requests(self) -> tuple[Requested, ...]:
+        """Without an answer, oldest first."""
+        answered = {answer.request for answer in self.answers}
+        return tuple(request for request in self.requests if request.request not in answered)
 
     def _with_worker(self, entry: WorkerAdded | WorkerGone) -> JournalView:
         if isinstance(entry, WorkerGone):
@@ -126,7 +142,9 @@ def decode_view(value: bytes) -> JournalView:
     try:
         values: dict[str, Any] = json.loads(value)
         values["counters"] = Counters(**values["counters"])
-        values["requests"] = tuple(Requested(**request) for request in values["requests"])
+        kinds: dict[str, type] = {"requests": Requested, "begun": Begun, "answers": Answered}
+        for name, kind in kinds.items():
+            values[name] = tuple(kind(**fields) for fields in values[name])
         for name in ("workers", "manifests"):
             values[name] = tuple((first, second) for first, second in values[name])
         for name in ("attempt_workers", "passed_over", "chosen", "chosen_names"):

@@ -75,11 +75,16 @@ class Deploy:
     restored_checkpoint: int | None
     states: tuple[StateRef, ...]
     """What this slot's tasks restore; keyed ones may reach beyond their key groups and are cut on reading."""
+    parallelism: int = 0
+    """Of the graph, where the job was rescaled; 0: as it was submitted."""
 
 
 @dataclass(frozen=True)
 class Start:
     """All tasks of the attempt are ready: run."""
+
+    halted: bool = False
+    """Sources read nothing: the job only commits what its last checkpoint holds, and ends."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,13 @@ class Trigger:
     base: int | None
     store: bool = True
     """False: no storage; prepare the sinks only (a bounded job without checkpointing ends this way)."""
+    last: bool = False
+    """Sources read nothing after it."""
+
+
+@dataclass(frozen=True)
+class Drain:
+    """Sources read nothing more, and end as at the end of their input: windows are flushed, timers fire."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +128,7 @@ class Hello:
     """A new leader asks what runs; answered with HelloReply, whatever the attempt."""
 
 
-CommandBody = Deploy | Start | Trigger | Abort | Notify | Stop | Hello
+CommandBody = Deploy | Start | Trigger | Drain | Abort | Notify | Stop | Hello
 
 
 @dataclass(frozen=True)
@@ -149,6 +161,11 @@ class Triggered:
     """The barrier of `checkpoint` has left the sources of this slot (or had before)."""
 
     checkpoint: int
+
+
+@dataclass(frozen=True)
+class Draining:
+    """Drain is obeyed."""
 
 
 @dataclass(frozen=True)
@@ -270,6 +287,7 @@ ReportBody = (
     | Ready
     | Running
     | Triggered
+    | Draining
     | Aborted
     | Acknowledged
     | CheckpointDeclined

@@ -20,6 +20,8 @@ from flinkray.core.messages import (
     Command,
     Committed,
     Deploy,
+    Drain,
+    Draining,
     EpochRefused,
     Hello,
     HelloReply,
@@ -79,6 +81,11 @@ class CloseTasks:
 
 @dataclass(frozen=True)
 class StartTasks:
+    halted: bool = False
+
+
+@dataclass(frozen=True)
+class DrainTasks:
     pass
 
 
@@ -87,6 +94,7 @@ class InjectBarrier:
     checkpoint: int
     base: int | None
     store: bool
+    last: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ class Tell:
     report: Report
 
 
-Effect = BuildTasks | CloseTasks | StartTasks | InjectBarrier | AbandonCheckpoint | CommitUpTo | Tell
+Effect = BuildTasks | CloseTasks | StartTasks | DrainTasks | InjectBarrier | AbandonCheckpoint | CommitUpTo | Tell
 
 
 @dataclass
@@ -164,9 +172,11 @@ class TaskManagerCore:
         if command.attempt > self.attempt:
             return []  # its Deploy is still to come, and will be sent again
         if isinstance(body, Start):
-            return self._on_start()
+            return self._on_start(body)
         if isinstance(body, Trigger):
             return self._on_trigger(body)
+        if isinstance(body, Drain):
+            return self._on_drain()
         if isinstance(body, Abort):
             return self._on_abort(body)
         return self._on_notify(body)
@@ -210,13 +220,16 @@ class TaskManagerCore:
         self._reset(attempt, TaskManagerState.IDLE, None)
         return [CloseTasks()]
 
-    def _on_start(self) -> list[Effect]:
+    def _on_start(self, start: Start) -> list[Effect]:
         if self.state is TaskManagerState.RUNNING:
             return [self._tell(Running())]
         if self.state is not TaskManagerState.READY:
             return []
         self.state = TaskManagerState.RUNNING
-        return [StartTasks(), self._tell(Running())]
+        return [StartTasks(start.halted), self._tell(Running())]
+
+    def _on_drain(self) -> list[Effect]:
+        return [DrainTasks(), self._tell(Draining())] if self.state is TaskManagerState.RUNNING else []
 
     def _on_trigger(self, trigger: Trigger) -> list[Effect]:
         if self.state is not TaskManagerState.RUNNING:
@@ -225,7 +238,7 @@ class TaskManagerCore:
             answer = self._acknowledged.get(trigger.checkpoint)
             return [self._tell(Triggered(trigger.checkpoint)), *([self._tell(answer)] if answer else [])]
         self._triggered = trigger.checkpoint
-        return [InjectBarrier(trigger.checkpoint, trigger.base, trigger.store), self._tell(Triggered(trigger.checkpoint))]
+        return [InjectBarrier(trigger.checkpoint, trigger.base, trigger.store, trigger.last), self._tell(Triggered(trigger.checkpoint))]
 
     def _on_abort(self, abort: Abort) -> list[Effect]:
         self._triggered = max(self._triggered, abort.checkpoint)

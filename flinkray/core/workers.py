@@ -117,5 +117,17 @@ class Workers:
                 by_slot[slot] = worker
         return [by_slot[slot] for slot in range(self.slots)]
 
+    def resize(self, slots: int) -> list[str]:
+        """Another number of slots: who had one that is gone becomes a spare. Returns the instances of those who are too many, spares first."""
+        self.slots = slots
+        for worker in self:
+            if worker.slot is not None and worker.slot >= slots:
+                worker.slot = None
+                if worker.state is WorkerState.ASSIGNED:
+                    worker.state = WorkerState.IDLE
+        surplus = len(self._by_instance) - slots - self.spares
+        free = sorted((worker for worker in self if worker.slot is None), key=lambda worker: -worker.number)
+        return [worker.instance for worker in free[: max(surplus, 0)]]
+
     def assigned(self) -> list[Worker]:
         return sorted((w for w in self if w.state is WorkerState.ASSIGNED), key=lambda w: w.slot or 0)

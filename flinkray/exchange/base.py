@@ -34,6 +34,8 @@ class Barrier:
     base: int | None = None
     """Newest checkpoint that a delta may refer to."""
     store: bool = True
+    last: bool = False
+    """Sources read nothing after it."""
 
 
 @dataclass(frozen=True)

@@ -52,21 +52,22 @@ class Header(NamedTuple):
     token: bytes
 
 
-_ID_BITS = 31
+_ID_BITS = 30
 _NO_BASE = (1 << _ID_BITS) - 1
 
 
 def pack_barrier(barrier: Barrier) -> int:
-    """A barrier as a header's value: two ids of 31 bits and the flag `store`. Raises ProtocolError when an id does not fit."""
+    """A barrier as a header's value: two ids of 30 bits and the flags `store` and `last`. Raises ProtocolError when an id does not fit."""
     base = _NO_BASE if barrier.base is None else barrier.base
     if not (0 <= barrier.checkpoint < _NO_BASE and 0 <= base <= _NO_BASE):
         raise ProtocolError(f"{barrier} has an id beyond {_ID_BITS} bits")
-    return barrier.checkpoint | base << _ID_BITS | int(barrier.store) << 2 * _ID_BITS
+    return barrier.checkpoint | base << _ID_BITS | int(barrier.store) << 2 * _ID_BITS | int(barrier.last) << 2 * _ID_BITS + 1
 
 
 def unpack_barrier(value: int) -> Barrier:
     base = value >> _ID_BITS & _NO_BASE
-    return Barrier(value & _NO_BASE, None if base == _NO_BASE else base, bool(value >> 2 * _ID_BITS))
+    flags = value >> 2 * _ID_BITS
+    return Barrier(value & _NO_BASE, None if base == _NO_BASE else base, bool(flags & 1), bool(flags & 2))
 
 
 NO_PLACE = bytes(_PLACE.size)

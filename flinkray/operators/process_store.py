@@ -20,7 +20,7 @@ from flinkray.operators.list_state import ListCapture, origin_tables
 from flinkray.operators.process_cells import CellsCopy
 from flinkray.operators.process_state import BoundState
 from flinkray.operators.process_timers import Int64Array, Timers
-from flinkray.operators.restore import KEY_GROUP, TableCapture
+from flinkray.operators.restore import KEY_GROUP, TableCapture, begun_anew
 from flinkray.state.growth import grown
 from flinkray.state.key_encoding import Keys
 from flinkray.state.key_hash import key_groups
@@ -152,7 +152,7 @@ class ProcessStore:
     def restore(self, restored: Sequence[RestoredState], checkpoint_id: int | None) -> None:
         by_name = {state.name: state for state in restored}
         clocks = origin_tables(restored, CLOCK)
-        self.watermark = min((table["watermark"][0].as_py() for table in clocks), default=MIN_WATERMARK)
+        self.watermark = begun_anew(min((table["watermark"][0].as_py() for table in clocks), default=MIN_WATERMARK))
         self.largest_us = max((table["largest"][0].as_py() for table in clocks), default=MIN_WATERMARK)
         for state in self._states:
             for chain in by_name[STATE + state.name].chains if STATE + state.name in by_name else ():

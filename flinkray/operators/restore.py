@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from flinkray.columns import MIN_WATERMARK
+from flinkray.columns import MAX_WATERMARK, MIN_WATERMARK
 from flinkray.errors import RestoreError
 from flinkray.ids import KeyGroupRange
 from flinkray.operators.base import RestoredState, StateCapture, StateKind
@@ -92,6 +92,11 @@ def capture_watermark(watermark_us: int) -> TableCapture:
 
 
 def restored_watermark(restored: Sequence[RestoredState]) -> int:
-    """The smallest over the origin subtasks (at an aligned barrier all have the same); MIN_WATERMARK on a fresh start."""
+    """The smallest over the origin subtasks (at an aligned barrier all have the same); MIN_WATERMARK on a fresh start, and where the job had come
+    to its end (or was drained): time begins anew with what the restored one reads."""
     tables = [chain[-1] for state in restored if state.name == WATERMARK for chain in state.chains]
-    return min((table.column(WATERMARK)[0].as_py() for table in tables), default=MIN_WATERMARK)
+    return begun_anew(min((table.column(WATERMARK)[0].as_py() for table in tables), default=MIN_WATERMARK))
+
+
+def begun_anew(watermark_us: int) -> int:
+    return MIN_WATERMARK if watermark_us == MAX_WATERMARK else watermark_us

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+from flinkray.checkpoint.savepoint_format import check_savepoint_name
 from flinkray.config import JobConfig, duration_s
 from flinkray.core.checkpoints import CheckpointPolicy
 from flinkray.core.gate import JournalGate
@@ -23,18 +24,23 @@ from flinkray.core.job_events import (
     Deliver,
     End,
     EndRecorded,
+    FailSavepoint,
     JobCommand,
     JobEvent,
     JobStatus,
     KillWorker,
     LeadershipInDoubt,
     ManifestFate,
+    NameSavepoint,
     OpenFailed,
     RecordEnd,
-    RefuseSavepoint,
+    RescaleRequested,
+    SavepointRequested,
     Say,
     Send,
+    Settle,
     StandDown,
+    StopRequested,
     Sweep,
     TakeOver,
     Tick,
@@ -45,16 +51,19 @@ from flinkray.core.job_events import (
 from flinkray.core.leadership_events import Append, Lead, LeadershipEvent
 from flinkray.core.leadership_events import Superseded as LeadershipSuperseded
 from flinkray.core.messages import Deploy
-from flinkray.errors import DeposedError, FlinkrayError, StorageError
+from flinkray.errors import DeposedError, FlinkrayError, StorageError, UsageError
 from flinkray.runtime.backend import WorkerBackend
 from flinkray.runtime.job_log import JobLog, iso, now_iso
 from flinkray.runtime.job_storage import JobStorage, NoStorage, StorageOfJob
-from flinkray.runtime.savepoints import Outcome, SavepointRunner
+from flinkray.runtime.savepoints import Outcome, RequestBook
 from flinkray.runtime.sinks import finish_sinks, transactional_uids
 from flinkray.runtime.status import status_document
 from flinkray.runtime.task_manager import JobBundle, Secrets
 
 TICK_S = 0.02
+
+_EVENTS: dict[str, Callable[..., JobEvent]] = {"savepoint": SavepointRequested, "stop": StopRequested, "rescale": RescaleRequested}
+"""What may be asked of a running job, besides `cancel`."""
 
 
 class _Recorded:
@@ -81,10 +90,16 @@ class JobManager:
         self._log = log
         self._exchange_secret = secrets.token_bytes(32)
         self._storage: StorageOfJob = JobStorage(bundle, lead.token, announce=log.say) if bundle.config.checkpointing else NoStorage(bundle)
-        self.core = JobCore(bundle.graph, job_settings(bundle.config), lead.token, transactional_uids(bundle.graph))
+        self.core = JobCore(
+            bundle.graph,
+            job_settings(bundle.config),
+            lead.token,
+            transactional_uids(bundle.graph),
+            bundle.graph_at if bundle.sinks else None,
+        )
         self._gate = JournalGate()
         self._events: queue.SimpleQueue[JobEvent | _Recorded] = queue.SimpleQueue()
-        self._savepoints = SavepointRunner(self._storage, self._events.put)
+        self._requests = RequestBook(self._storage, self._events.put)
         self._io = ThreadPoolExecutor(1, "flinkray-storage")
         self._sweeper = ThreadPoolExecutor(1, "flinkray-sweep")
         self._effects = ThreadPoolExecutor(1, "flinkray-effects")
@@ -122,13 +137,15 @@ class JobManager:
         """`request`: its id; one that is known already changes nothing (rule 24)."""
         self._events.put(CancelRequested(reason, request))
 
-    def begin_savepoint(self, name: str) -> str:
-        """Returns a request id for `savepoint_outcome`."""
-        return self._savepoints.begin(name)
-
-    def savepoint_outcome(self, request: str) -> Outcome | None:
-        """None while it is being made."""
-        return self._savepoints.outcome(request)
+    def ask(self, request: str, what: str, arguments: dict[str, Any]) -> Outcome | None:
+        """`what`: savepoint (`name`), stop (`savepoint`, `drain`) or rescale (`parallelism`). None: it is not done yet, ask again; asked again
+        it is the same request (rule 24)."""
+        try:
+            for name in filter(None, (arguments.get("name"), arguments.get("savepoint"))):
+                check_savepoint_name(name)
+        except UsageError as error:
+            return None, error
+        return self._requests.ask(request, _EVENTS[what](request, **arguments))
 
     def wait(self, timeout_s: float | None) -> bool:
         """True when the job has ended, or is led by another process."""
@@ -172,7 +189,8 @@ class JobManager:
                 self._backend.leave()
             else:
                 self._backend.close()
-            self._savepoints.close("another JobManager leads the job" if self._deposed else f"the job has ended ({self.core.status.value})")
+            ended = f"the job has ended ({self.core.status.value})"
+            self._requests.close("another JobManager leads the job" if self._deposed else ended, ours=not self._deposed)
             self._ended.set()
             for executor in (self._io, self._sweeper, self._effects):
                 executor.shutdown(wait=False, cancel_futures=True)
@@ -225,14 +243,12 @@ class JobManager:
             self._effect(self._backend.kill, command.instance)
         elif isinstance(command, WriteManifest):
             self._io.submit(self._write_manifest, command)
-        elif isinstance(command, WriteSavepoint):
-            self._savepoints.write(command)
-        elif isinstance(command, RefuseSavepoint):
-            self._savepoints.refuse(command.request, command.reason)
+        elif isinstance(command, NameSavepoint | WriteSavepoint | FailSavepoint | Settle):
+            self._requests.obey(command)
         elif isinstance(command, Sweep):
             self._sweeper.submit(self._sweep, command)
         elif isinstance(command, RecordEnd):
-            if command.status is not JobStatus.FINISHED:
+            if command.status is JobStatus.CANCELLED:
                 self._storage.stop_waiting()
             self._io.submit(self._record_end, command)
         elif isinstance(command, Deliver):
@@ -308,7 +324,7 @@ class JobManager:
                 finish_sinks(self.bundle.graph)
             self._storage.record_end(command.status)
         except FlinkrayError as error:
-            if command.status is JobStatus.FINISHED:
+            if command.status is not JobStatus.CANCELLED:
                 self._events.put(EndRecorded(str(error)))
                 return
             self._log.say(f"the end could not be recorded in storage: {error}")

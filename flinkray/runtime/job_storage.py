@@ -69,15 +69,21 @@ class StorageOfJob(ABC):
     def stop_waiting(self) -> None:
         """The job ends: a manifest whose fate is open is waited for no more. From any thread; returns at once."""
 
-    def begin_savepoint(self, name: str) -> Creation:
-        """Take the name of a savepoint. This and what follows is called on a thread of its own. Raises UsageError, StorageError."""
+    def name_savepoint(self, request: str, name: str) -> bool:
+        """Take the name for this request; True when the savepoint was made for it already. This and what follows is called on a thread of its own.
+        Raises UsageError, RestoreError, StorageError."""
         raise UsageError("this job has no checkpoint storage, and so no savepoints")
 
-    def write_savepoint(self, creation: Creation, checkpoint: int) -> dict[str, Any]:
-        """Copy a complete checkpoint into it; returns its document. It is FAILED when that raises."""
+    def write_savepoint(self, request: str, checkpoint: int) -> None:
+        """Copy a complete checkpoint into it. It is FAILED when that raises."""
         raise NotImplementedError
 
-    def fail_savepoint(self, creation: Creation, reason: str) -> None: ...
+    def fail_savepoint(self, request: str, reason: str) -> None:
+        """What was begun for the request never will be READY."""
+
+    def savepoint_document(self, name: str) -> dict[str, Any]:
+        """What `flinkray savepoint describe --json` prints."""
+        raise NotImplementedError
 
     def pin(self, checkpoint: int) -> None:
         """From the loop: no sweep that begins after this takes the checkpoint's objects, until `unpin`."""
@@ -154,6 +160,8 @@ class JobStorage(StorageOfJob):
         self._trouble = ""
         self._listed: list[dict[str, Any]] = []
         self._pinned: list[int] = []
+        self._creations: dict[str, Creation] = {}
+        """By request: savepoints whose name this process has taken."""
 
     def open(self) -> tuple[Opened, str]:
         provider, self._opened_store = self._provider(), self._open_store()
@@ -230,7 +238,7 @@ class JobStorage(StorageOfJob):
         log = open_log(self._store, self._bundle.application, provider, journaled)
         claimed = log.adopt(claim, view.data_key, self._token)
         self._trouble = ""
-        self._fail_abandoned(log)
+        self._fail_abandoned(log, view)
         manifests = [readable.manifest for readable in self._choice(log).read(own_entries(claimed.view, view, log.fenced))]
         if not log.fenced:  # what another claim wrote is never swept here
             log.forget([number for number in log.numbers() if log.name_of(number) in view.chosen_names])
@@ -292,7 +300,7 @@ class JobStorage(StorageOfJob):
     def record_end(self, status: JobStatus) -> None:
         if self._log is None or self._facts is None:
             return  # nothing was claimed
-        if status is not JobStatus.FINISHED:
+        if status is JobStatus.CANCELLED:
             self._log.append_ended(status.value, CANCELLED_TIMEOUT_S)
             return
         try:
@@ -306,17 +314,21 @@ class JobStorage(StorageOfJob):
     def stop_waiting(self) -> None:
         self._stop.set()
 
-    def begin_savepoint(self, name: str) -> Creation:
-        return savepoints_of(self._opened_log()).begin(name)
+    def name_savepoint(self, request: str, name: str) -> bool:
+        creation = self._creations[request] = savepoints_of(self._opened_log()).begin(name, request=request)
+        return creation.ready
 
-    def write_savepoint(self, creation: Creation, checkpoint: int) -> dict[str, Any]:
-        log = self._opened_log()
-        savepoints = savepoints_of(log)
-        header = write_savepoint(savepoints, creation, self._own_checkpoint(log, checkpoint), self._bundle.code_digest)
-        return savepoints.describe(header.name).document()
+    def write_savepoint(self, request: str, checkpoint: int) -> None:
+        log, creation = self._opened_log(), self._creations.pop(request)
+        write_savepoint(savepoints_of(log), creation, self._own_checkpoint(log, checkpoint), self._bundle.code_digest)
 
-    def fail_savepoint(self, creation: Creation, reason: str) -> None:
-        savepoints_of(self._opened_log()).fail(creation, reason)
+    def fail_savepoint(self, request: str, reason: str) -> None:
+        creation = self._creations.pop(request, None)
+        if creation is not None:
+            savepoints_of(self._opened_log()).fail(creation, reason)
+
+    def savepoint_document(self, name: str) -> dict[str, Any]:
+        return savepoints_of(self._opened_log()).describe(name).document()
 
     def pin(self, checkpoint: int) -> None:
         self._pinned.append(checkpoint)
@@ -324,9 +336,10 @@ class JobStorage(StorageOfJob):
     def unpin(self, checkpoint: int) -> None:
         self._pinned.remove(checkpoint)
 
-    def _fail_abandoned(self, log: CheckpointLog) -> None:
+    def _fail_abandoned(self, log: CheckpointLog, view: JournalView | None = None) -> None:
+        keep = [request.request for request in view.open_requests] if view is not None else []
         with suppress(StorageError):  # they stay CREATING, which says no worse
-            savepoints_of(log).fail_abandoned()
+            savepoints_of(log).fail_abandoned(keep)
 
     def _opened_log(self) -> CheckpointLog:
         if self._log is None or self._facts is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import os
 import threading
+import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +27,9 @@ from flinkray.runtime.journal import MemorySlots
 from flinkray.runtime.record import JobRecord, new_record
 from flinkray.runtime.savepoints import Outcome
 from flinkray.runtime.task_manager import JobBundle, Secrets, TaskManager
+
+_LAST_ANSWERS_S = 5.0
+"""How long an ended job tells other processes what became of their requests."""
 
 _running: dict[str, LocalJob] = {}
 _running_lock = threading.Lock()
@@ -120,6 +123,7 @@ class LocalJob(JobHandle):
         identity = {"pid": os.getpid(), "node_id": "local", "zone": ""}
         self._process = JobManagerProcess(bundle, "127.0.0.1", MemorySlots(), lambda: LocalBackend(bundle), identity)
         self._record = JobRecord(self._name)
+        self._asked: dict[str, dict[str, Any]] = {}
         self._process.on_status = self._on_status
         self._thread = threading.Thread(target=self._run, name=f"flinkray-{self._name}", daemon=True)
 
@@ -156,11 +160,8 @@ class LocalJob(JobHandle):
     def cancel(self) -> None:
         self._manager.cancel("asked for")
 
-    def _begin_savepoint(self, name: str) -> str:
-        return self._manager.begin_savepoint(name)
-
-    def _savepoint_outcome(self, request: str) -> Outcome | None:
-        return self._manager.savepoint_outcome(request)
+    def _ask(self, request: str, what: str, arguments: dict[str, Any]) -> Outcome | None:
+        return self._manager.ask(request, what, arguments)
 
     def results(self, uid: str) -> pa.Table:
         return read_results(self._manager.results(uid))
@@ -171,6 +172,10 @@ class LocalJob(JobHandle):
     def _run(self) -> None:
         try:
             self._process.run()
+            deadline = time.monotonic() + _LAST_ANSWERS_S
+            while self._asked and time.monotonic() < deadline:
+                self._answer_requests()
+                time.sleep(0.02)
         finally:
             with _running_lock:
                 if _running.get(self._name) is self:
@@ -180,9 +185,17 @@ class LocalJob(JobHandle):
         self._record.write(new_record(status))
         if self._record.take_cancel_request():
             self._manager.cancel("asked for from another process")
-        for name in self._record.take_savepoint_requests():
-            with suppress(JobFailedError):  # it has ended: storage tells whoever asked
-                self._manager.begin_savepoint(name)
+        self._answer_requests()
+
+    def _answer_requests(self) -> None:
+        """Of other processes; asked here again until there is an answer."""
+        for request in self._record.take_requests():
+            self._asked[request["request"]] = request
+        for number, request in list(self._asked.items()):
+            outcome = self._manager.ask(number, request["what"], request["arguments"])
+            if outcome is not None:
+                del self._asked[number]
+                self._record.answer(number, outcome)
 
 
 def submit(bundle: JobBundle) -> LocalJob:

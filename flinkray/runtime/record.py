@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from flinkray.config import flinkray_home
+from flinkray.errors import FlinkrayError
 
 ENDED = ("FINISHED", "STOPPED", "CANCELLED", "FAILED")
 
@@ -45,11 +46,7 @@ class JobRecord:
     def write(self, record: Record) -> None:
         """Atomically; a full disk or a read-only home never ends the job."""
         with suppress(OSError):
-            os.makedirs(self._folder, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self._folder, prefix=".")
-            with os.fdopen(handle, "w") as file:
-                json.dump(record, file, default=str)
-            os.replace(temporary, self._path)
+            self._put(self._path, json.dumps(record, default=str).encode())
 
     def read(self) -> Record | None:
         try:
@@ -76,27 +73,47 @@ class JobRecord:
         with open(self._cancel, "w") as file:
             file.write("cancel")
 
-    def request_savepoint(self, savepoint: str) -> None:
-        """Of a job in another process of this machine. The name is checked before."""
-        os.makedirs(self._folder, exist_ok=True)
-        handle, _ = tempfile.mkstemp(dir=self._folder, prefix=f"{os.path.basename(self._path)}.savepoint.")
-        with os.fdopen(handle, "w") as file:
-            file.write(savepoint)
+    def request(self, request: str, what: str, arguments: dict[str, Any]) -> None:
+        """Of a job in another process of this machine; as `JobManager.ask`."""
+        self._put(f"{self._path}.request.{request}", json.dumps({"request": request, "what": what, "arguments": arguments}).encode())
 
-    def take_savepoint_requests(self) -> list[str]:
-        """Names that were asked for since the last call."""
-        prefix = f"{os.path.basename(self._path)}.savepoint."
-        names = []
-        with suppress(OSError):
+    def take_requests(self) -> list[dict[str, Any]]:
+        """What was asked for since the last call."""
+        prefix = f"{os.path.basename(self._path)}.request."
+        found = []
+        with suppress(OSError, ValueError):
             for entry in sorted(os.listdir(self._folder)):
                 if entry.startswith(prefix):
                     path = os.path.join(self._folder, entry)
                     with open(path) as file:
-                        name = file.read()
-                    if name:  # else it is being written
-                        os.unlink(path)
-                        names.append(name)
-        return names
+                        found.append(json.load(file))
+                    os.unlink(path)
+        return found
+
+    def answer(self, request: str, outcome: tuple[dict[str, Any] | None, FlinkrayError | None]) -> None:
+        document, error = outcome
+        told = {"document": document, "error": str(error) if error else "", "usage": error is not None and error.exit_code == 2}
+        with suppress(OSError):
+            self._put(f"{self._path}.answer.{request}", json.dumps(told).encode())
+
+    def take_answer(self, request: str) -> dict[str, Any] | None:
+        """document, error and usage; None: there is none yet."""
+        path = f"{self._path}.answer.{request}"
+        try:
+            with open(path) as file:
+                told: dict[str, Any] = json.load(file)
+            os.unlink(path)
+        except OSError:
+            return None
+        return told
+
+    def _put(self, path: str, data: bytes) -> None:
+        """Whole or not at all."""
+        os.makedirs(self._folder, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=self._folder, prefix=".")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
 
     def take_cancel_request(self) -> bool:
         try:

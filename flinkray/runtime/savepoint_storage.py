@@ -44,7 +44,7 @@ def write_savepoint(savepoints: Savepoints, creation: Creation, source: StateSou
             data_key,
             manifest.origin,
             manifest.checkpoint,
-            lambda n: data_object_name(manifest.claim, manifest.checkpoint, manifest.attempt, creation.token, f"savepoint-{n}"),
+            creation.object_namer(manifest.claim, manifest.checkpoint, manifest.attempt),
         )
         facts = SavepointFacts(manifest.checkpoint, manifest.claim, manifest.fingerprint, code_digest, __version__)
         copy = _with_states(manifest, repack(source, target))

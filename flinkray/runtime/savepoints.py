@@ -1,101 +1,122 @@
-"""Savepoints of a running job, away from the loop: names are taken and state is copied on a thread of its own."""
+"""What a running job was asked for, and how it went; savepoints' work in storage is done on a thread of its own."""
 
 from __future__ import annotations
 
-import secrets
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from flinkray.checkpoint.savepoints import Creation
-from flinkray.core.job_events import JobEvent, SavepointRequested, SavepointWritten, WriteSavepoint
-from flinkray.errors import FlinkrayError, JobFailedError, StorageError
+from flinkray.core.job_events import (
+    FailSavepoint,
+    JobEvent,
+    NameSavepoint,
+    SavepointNamed,
+    SavepointWritten,
+    Settle,
+    WriteSavepoint,
+)
+from flinkray.errors import FlinkrayError, JobFailedError, StorageError, UsageError
 from flinkray.runtime.job_storage import StorageOfJob
 
 Outcome = tuple[dict[str, Any] | None, FlinkrayError | None]
-"""The savepoint's document, or why there is none."""
+"""The savepoint's document where there is one, or why what was asked for was not done."""
 
 
-class SavepointRunner:
-    """`begin` and `outcome` from any thread; `write`, `refuse` and `close` from the loop."""
+class RequestBook:
+    """`ask` from any thread; the rest from the loop."""
 
     def __init__(self, storage: StorageOfJob, post: Callable[[JobEvent], None]) -> None:
         self._storage = storage
         self._post = post
         self._io = ThreadPoolExecutor(1, "flinkray-savepoint")
         self._lock = threading.Lock()
-        self._creations: dict[str, Creation] = {}
         self._outcomes: dict[str, Outcome] = {}
-        self._open: set[str] = set()
+        self._asked: set[str] = set()
+        self._naming: set[str] = set()
+        """Requests with a savepoint that is not settled."""
         self._closed = ""
 
-    def begin(self, name: str) -> str:
-        """Returns a request id at once; `outcome` tells how it went. StorageError when the job has ended."""
-        request = secrets.token_hex(8)
+    def ask(self, request: str, event: JobEvent) -> Outcome | None:
+        """How it went; None: not known yet, ask again. The first time it is given to the core, which knows what an earlier leader was asked."""
         with self._lock:
+            if request in self._outcomes:
+                return self._outcomes[request]
             if self._closed:
-                raise JobFailedError(f"savepoint {name!r} was not made: {self._closed}")
-            self._open.add(request)
-            self._io.submit(self._begin, request, name)
-        return request
+                return None, JobFailedError(self._closed)
+            if request not in self._asked:
+                self._asked.add(request)
+                self._post(event)
+            return None
 
-    def outcome(self, request: str) -> Outcome | None:
-        """None: not known yet. A request that this process was never given was an earlier leader's."""
+    def obey(self, command: NameSavepoint | WriteSavepoint | FailSavepoint | Settle) -> None:
+        if isinstance(command, WriteSavepoint):
+            self._storage.pin(command.checkpoint)
+            self._io.submit(self._write, command)
+        elif isinstance(command, NameSavepoint):
+            self._naming.add(command.request)
+            self._io.submit(self._name, command)
+        elif isinstance(command, FailSavepoint):
+            self._io.submit(self._fail, command.request, command.reason)
+        else:
+            self._io.submit(self._settle, command)
+
+    def close(self, reason: str, ours: bool) -> None:
+        """The job has ended, or another process leads it (not `ours`: its savepoints are gone on with there)."""
         with self._lock:
-            if request not in self._outcomes and request not in self._open:
-                lost = "the JobManager that was making the savepoint is gone; see how it stands with: flinkray savepoint list, and make another"
-                return None, StorageError(lost)
-            return self._outcomes.get(request)
-
-    def write(self, command: WriteSavepoint) -> None:
-        self._storage.pin(command.checkpoint)
-        self._io.submit(self._write, command)
-
-    def refuse(self, request: str, reason: str) -> None:
-        self._io.submit(self._fail, request, reason)
-
-    def close(self, reason: str) -> None:
-        """The job has ended: what is being copied is finished, what waits for a checkpoint never will be."""
-        with self._lock:
-            self._closed = reason
-            waiting = sorted(self._open)
-        for request in waiting:
-            self._io.submit(self._fail, request, reason)
+            for request in sorted(self._naming) if ours else ():
+                self._io.submit(self._fail, request, reason)
+            self._io.submit(self._close, reason)
         self._io.shutdown(wait=False)
 
     # -- on the thread --------------------------------------------------------------------------------------------
 
-    def _begin(self, request: str, name: str) -> None:
+    def _name(self, command: NameSavepoint) -> None:
         try:
-            self._creations[request] = self._storage.begin_savepoint(name)
+            ready = self._storage.name_savepoint(command.request, command.name)
         except FlinkrayError as error:
-            self._settle(request, None, error)
+            self._post(SavepointNamed(command.request, str(error), isinstance(error, UsageError)))
+        except Exception as error:  # noqa: BLE001 - a defect fails the savepoint, not the job
+            self._post(SavepointNamed(command.request, _defect(error)))
         else:
-            self._post(SavepointRequested(request))
+            self._post(SavepointNamed(command.request, ready=ready))
 
     def _write(self, command: WriteSavepoint) -> None:
-        creation = self._creations.pop(command.request, None)
+        error = ""
         try:
-            if creation is not None:
-                self._settle(command.request, self._storage.write_savepoint(creation, command.checkpoint), None)
-        except FlinkrayError as error:
-            self._settle(command.request, None, error)
-        except Exception as error:  # noqa: BLE001 - a defect fails the savepoint, not the job
-            self._settle(command.request, None, StorageError(f"making the savepoint failed: {type(error).__name__}: {error}"))
+            self._storage.write_savepoint(command.request, command.checkpoint)
+        except FlinkrayError as failure:
+            error = str(failure)
+        except Exception as failure:  # noqa: BLE001 - a defect fails the savepoint, not the job
+            error = _defect(failure)
         finally:
             self._storage.unpin(command.checkpoint)
-            self._post(SavepointWritten(command.request))
+        self._post(SavepointWritten(command.request, error))
 
     def _fail(self, request: str, reason: str) -> None:
-        creation = self._creations.pop(request, None)
-        if creation is not None:
-            with suppress(StorageError):
-                self._storage.fail_savepoint(creation, reason)
-            self._settle(request, None, JobFailedError(f"savepoint {creation.name!r} was not made: {reason}"))
+        self._naming.discard(request)
+        with suppress(FlinkrayError):  # it stays CREATING until the next run begins
+            self._storage.fail_savepoint(request, reason)
 
-    def _settle(self, request: str, document: dict[str, Any] | None, error: FlinkrayError | None) -> None:
+    def _settle(self, command: Settle) -> None:
+        self._naming.discard(command.request)
+        error: FlinkrayError | None = None
+        document: dict[str, Any] | None = None
+        if command.error:
+            error = (UsageError if command.usage else JobFailedError)(command.error)
+        elif command.savepoint:
+            try:
+                document = self._storage.savepoint_document(command.savepoint)
+            except FlinkrayError as failure:
+                error = failure
         with self._lock:
-            self._open.discard(request)
-            self._outcomes[request] = (document, error)
+            self._outcomes[command.request] = (document, error)
+
+    def _close(self, reason: str) -> None:
+        with self._lock:
+            self._closed = reason
+
+
+def _defect(error: Exception) -> str:
+    return str(StorageError(f"making the savepoint failed: {type(error).__name__}: {error}"))

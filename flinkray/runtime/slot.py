@@ -175,6 +175,16 @@ class Slot:
     def abandon(self, checkpoint: int) -> None:
         for task in self.tasks:
             task.abandon(checkpoint)
+    def halt(self) -> None:
+        """Sources read nothing more."""
+        for task in self.tasks:
+            task.halt()
+
+    def drain(self) -> None:
+        """Sources read nothing more, and end."""
+        for task in self.tasks:
+            task.drain()
+
         for old in [known for known in self._collecting if known <= checkpoint]:
             del self._collecting[old]
 

@@ -18,7 +18,7 @@ def status_document(
     counters = core.counters()
     return {
         "name": core.settings.name,
-        "status": core.status.value,
+        "status": core.shown_status.value,
         "attempt": core.attempt,
         "restarts": core.restarts,
         "stale_ms": 0,

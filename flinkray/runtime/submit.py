@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from flinkray.api.job_handle import JobHandle
 from flinkray.config import JobConfig
 from flinkray.graph.job_graph import JobGraph
+from flinkray.graph.logical import SinkNode
 from flinkray.runtime.kernels import kernel_groups
 from flinkray.runtime.task_manager import JobBundle
 
 _THREAD = "flinkray-kernels"
 
 
-def submit(graph: JobGraph, config: JobConfig) -> JobHandle:
-    """Start the job on the runtime that the configuration names. UsageError and ResourceError before anything is written."""
-    bundle = JobBundle(graph, config, config.name, code_digest())
+def submit(graph: JobGraph, config: JobConfig, sinks: Sequence[SinkNode] = ()) -> JobHandle:
+    """Start the job on the runtime that the configuration names; `sinks`: what the graph was planned from, so that it can be rescaled. UsageError and ResourceError before anything is written."""
+    bundle = JobBundle(graph, config, config.name, code_digest(), tuple(sinks))
     groups = kernel_groups(graph)
     if config.runtime == "local":
         from flinkray.runtime import local

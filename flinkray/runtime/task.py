@@ -64,6 +64,9 @@ class Task:
         self._watermark = MIN_WATERMARK
         self._idle = False
 
+        self._halted = self._draining = False
+        self._idle_due = False
+        """Idle as soon as no row is in flight."""
     def run_once(self) -> Progress:
         """Take at most one element of each input channel (batches coalesced), or one batch from the source, while there is credit."""
         progress = Progress()
@@ -88,6 +91,14 @@ class Task:
     def abandon(self, checkpoint: int) -> None:
         self._alignment.abort(checkpoint)
         self._last_injected = max(self._last_injected, checkpoint)
+    def halt(self) -> None:
+        """A source reads nothing more."""
+        self._halted = True
+
+    def drain(self) -> None:
+        """A source reads nothing more, and ends when nothing comes to it any more: a split that was dealt out is in its state then."""
+        self._draining = True
+
 
     @property
     def backlog_bytes(self) -> int:
@@ -182,6 +193,13 @@ class Task:
             self.chain.end()
 
     def _snapshot(self, barrier: Barrier, aligning_since: float | None) -> TaskSnapshot:
+        if self._halted:
+            return
+        if self._draining:
+            if self._inputs_ended:
+                self._end()
+                progress.worked = True
+            return
         started = time.perf_counter()
         captures = self.chain.snapshot(barrier)
         transactions = {
@@ -192,3 +210,4 @@ class Task:
         done = time.perf_counter()
         align_ms = (started - aligning_since) * 1e3 if aligning_since is not None else 0.0
         return TaskSnapshot(self.id, captures, transactions, self.counters(), (done - started) * 1e3, align_ms)
+        self._halted = self._halted or barrier.last

@@ -39,6 +39,7 @@ from flinkray.core.task_manager import (
     Built,
     CloseTasks,
     CommitUpTo,
+    DrainTasks,
     Effect,
     InjectBarrier,
     Observed,
@@ -50,6 +51,8 @@ from flinkray.core.task_manager import (
 from flinkray.errors import DamagedObjectError, DeposedError, FlinkrayError, OperatorError, SinkError, SourceError, StorageError
 from flinkray.exchange.base import Barrier, Exchange
 from flinkray.graph.job_graph import JobGraph
+from flinkray.graph.logical import SinkNode
+from flinkray.graph.planner import plan
 from flinkray.ids import Epoch, TaskId
 from flinkray.runtime.clock import steady_clock
 from flinkray.runtime.slot import Slot, SlotCheckpoint, SlotPlace
@@ -71,6 +74,12 @@ class JobBundle:
     """SHA-256 of the job's script, hex: what a savepoint says it was made by."""
 
 
+    sinks: tuple[SinkNode, ...] = ()
+    """The logical plan, so that the job can be planned at another parallelism; empty where that is not wanted."""
+
+    def graph_at(self, parallelism: int) -> JobGraph:
+        """0: as it was submitted."""
+        return plan(self.sinks, parallelism, self.graph.max_parallelism) if parallelism else self.graph
 @dataclass(frozen=True)
 class Secrets:
     """Keys of an attempt; given over the authenticated channel only (rule 18)."""
@@ -219,6 +228,11 @@ class TaskManager:
             elif isinstance(effect, AbandonCheckpoint):
                 if self._slot is not None:
                     self._slot.abandon(effect.checkpoint)
+                if effect.halted and self._slot is not None:
+                    self._slot.halt()
+            elif isinstance(effect, DrainTasks):
+                if self._slot is not None:
+                    self._slot.drain()
             elif isinstance(effect, CommitUpTo):
                 self._commit_up_to = effect.checkpoint
 
@@ -238,9 +252,10 @@ class TaskManager:
         )
         try:
             self._check_probe(deploy.claim)
-            self._slot = Slot(self._bundle.graph, place, self._exchange, secrets.exchange, deploy.peers)
+            graph = self._bundle.graph_at(deploy.parallelism)
+            self._slot = Slot(graph, place, self._exchange, secrets.exchange, deploy.peers)
             origin = f"{self._bundle.application}/{deploy.claim}"
-            self._uploader = Uploader(self._bundle.graph, place, self._store, secrets.data_key, origin, self._copies)
+            self._uploader = Uploader(graph, place, self._store, secrets.data_key, origin, self._copies)
             reader = ChunkReader(self._store, secrets.data_keys, self._copies, self._background.start)
             reader.expect(chunk for state in deploy.states for chunk in state.chunks)
             if deploy.restored_checkpoint is not None:
@@ -268,7 +283,7 @@ class TaskManager:
         if self._slot is None:
             return
         try:
-            for part in self._slot.inject(Barrier(effect.checkpoint, effect.base, effect.store)):
+            for part in self._slot.inject(Barrier(effect.checkpoint, effect.base, effect.store, effect.last)):
                 self._upload(part)
         except Exception as error:  # noqa: BLE001
             self._task_failed(error)

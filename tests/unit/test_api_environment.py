@@ -56,11 +56,8 @@ class FakeHandle(fr.JobHandle):
     def checkpoints(self):
         return []
 
-    def _begin_savepoint(self, name):
-        return name
-
-    def _savepoint_outcome(self, request):
-        return {"name": request}, None
+    def _ask(self, request, what, arguments):
+        return {"name": arguments["name"]}, None
 
     def cancel(self):
         self.cancelled = True
@@ -75,7 +72,7 @@ def submitted(monkeypatch):
     """Jobs that were submitted, as (graph, config); `submitted.handle` is what the next one gets."""
     jobs = types.SimpleNamespace(all=[], handle=FakeHandle())
 
-    def submit(graph, config):
+    def submit(graph, config, sinks=()):
         jobs.all.append((graph, config))
         return jobs.handle
 

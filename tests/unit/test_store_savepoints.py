@@ -34,7 +34,7 @@ def source(store: FaultyStore) -> StateSource:
 
 def write(into: Savepoints, creation: Creation, found: StateSource) -> None:
     data_key = into.new_key(creation)
-    states = repack(found, Target(creation.store, data_key, "app/1", 3, lambda n: f"data/c1-k3-a1-ab12-{n}"))
+    states = repack(found, Target(creation.store, data_key, "app/1", 3, creation.object_namer(1, 3, 1)))
     into.complete(creation, replace(found.manifest, states=states, transactions={}), data_key, FACTS)
 
 
@@ -83,8 +83,35 @@ def test_a_manifest_that_lands_after_the_failure_was_noted_changes_nothing() -> 
     named, found = savepoints(store), source(store)
     creation = named.begin("one")
     named.fail(creation, "no answer")
-    with pytest.raises(RestoreError, match="deleted while it was being made"):
+    with pytest.raises(RestoreError, match="is FAILED: no answer"):
         write(named, creation, found)
+    assert [name for name in store.list("savepoints/") if "/data/" in name or "/keys/" in name] == []
+
+
+def test_a_failure_that_comes_after_the_manifest_changes_nothing() -> None:
+    store = faulty_store()
+    named, found = savepoints(store), source(store)
+    creation = named.begin("one")
+    write(named, creation, found)
+    named.fail(creation, "a leader that was frozen gives up")
+    assert named.read("one")[1].problems() == []
+
+
+def test_a_new_leader_goes_on_with_what_was_begun_for_the_same_request_and_one_of_both_makes_it() -> None:
+    store = faulty_store()
+    named, found = savepoints(store), source(store)
+    frozen = named.begin("one", request="r")
+    with pytest.raises(UsageError, match="exists already"):
+        named.begin("one", request="another")
+    named.fail_abandoned(keep=["r"])
+    again = named.begin("one", request="r")
+    assert (again.token, again.ready) == (frozen.token, False)
+    write(named, again, found)
+    assert named.begin("one", request="r").ready
+    before = store.list("savepoints/")
+    write(named, frozen, found)
+    assert store.list("savepoints/") == before, "the second writer has taken its own objects away"
+    assert named.read("one")[1].problems() == []
 
 
 def test_a_frozen_writer_cannot_make_a_deleted_savepoint_ready_nor_one_that_took_its_name() -> None:

@@ -92,12 +92,12 @@ class JobManagerActor:
         return self._with_standbys(manager.status()), pickle.dumps(error) if error is not None else None
 
     @answered_by_the_leader
-    def begin_savepoint(self, name: str) -> str:
-        return self._leader().begin_savepoint(name)
-
-    @answered_by_the_leader
-    def savepoint_outcome(self, request: str) -> Outcome | None:
-        return self._leader().savepoint_outcome(request)
+    def ask(self, request: str, what: str, arguments: dict[str, Any]) -> Outcome | None:
+        manager = self._leader()
+        outcome = manager.ask(request, what, arguments)
+        if manager.deposed:
+            raise NotLeadingError("deposed")
+        return outcome
 
     @answered_by_the_leader
     def cancel(self, reason: str, request: str = "") -> None:

@@ -65,11 +65,8 @@ class RayJob(JobHandle):
     def checkpoints(self) -> list[dict[str, Any]]:
         return self._leader.call("checkpoints")
 
-    def _begin_savepoint(self, name: str) -> str:
-        return self._leader.call("begin_savepoint", name)
-
-    def _savepoint_outcome(self, request: str) -> Outcome | None:
-        return self._leader.call("savepoint_outcome", request)
+    def _ask(self, request: str, what: str, arguments: dict[str, Any]) -> Outcome | None:
+        return self._leader.call("ask", request, what, arguments)
 
     def cancel(self) -> None:
         self._leader.call("cancel", "asked for", secrets.token_hex(8))

@@ -12,29 +12,35 @@ from flinkray.core.job_events import (
     CreateWorker,
     End,
     EndRecorded,
+    FailSavepoint,
     JobCommand,
     JobEvent,
     JobStatus,
     KillWorker,
     LeadershipInDoubt,
     ManifestFate,
+    NameSavepoint,
     Opened,
     OpenFailed,
     RecordEnd,
+    SavepointNamed,
+    SavepointWritten,
     Say,
     Send,
+    Settle,
     StandDown,
     Sweep,
     TakeOver,
     Tick,
     WriteJournal,
     WriteManifest,
+    WriteSavepoint,
 )
 from flinkray.core.journal_calls import JournalCall, Recorded
 from flinkray.core.leadership import Leadership, LeadershipState
 from flinkray.core.leadership_events import Append, Beat, Begin, Lead, LeadershipEvent, LeaseChanged, Superseded, Waited, Watch, WatchBroke
 from flinkray.core.leadership_events import StandDown as Deposed
-from flinkray.errors import DeposedError, FlinkrayError, ProtocolError, StorageError
+from flinkray.errors import DeposedError, FlinkrayError, ProtocolError, StorageError, UsageError
 from flinkray.testing.simulation.reign import Reign
 from flinkray.testing.simulation.task_manager_process import TaskManagerProcess
 from flinkray.testing.simulation.world import Process
@@ -188,6 +194,14 @@ class JobManagerProcess(Process):
                 lambda: reign.storage.write_manifest(command, self.note),
                 lambda result: self._on_written(reign, command.content.checkpoint, result),
             )
+        elif isinstance(command, NameSavepoint):
+            self._name_savepoint(reign, command)
+        elif isinstance(command, WriteSavepoint):
+            self._write_savepoint(reign, command)
+        elif isinstance(command, FailSavepoint):
+            reign.savepoints.run(lambda: reign.storage.fail_savepoint(command.request, command.reason), lambda result: None)
+        elif isinstance(command, Settle):
+            self._cluster.on_settled(self.run, command)
         elif isinstance(command, Sweep):
             reign.sweeper.run(lambda: reign.storage.sweep(command), self._on_swept)
         elif isinstance(command, RecordEnd):
@@ -242,6 +256,27 @@ class JobManagerProcess(Process):
             self._give(ManifestFate(checkpoint, "failed", str(result)))
         else:
             self._give(ManifestFate(checkpoint, "complete", name=result))
+
+    def _name_savepoint(self, reign: Reign, command: NameSavepoint) -> None:
+        def named(result: Any) -> None:
+            if self.reign is not reign:
+                return
+            if isinstance(result, Exception):
+                self._give(SavepointNamed(command.request, str(result), isinstance(result, UsageError)))
+            else:
+                self._give(SavepointNamed(command.request, ready=result))
+
+        reign.savepoints.run(lambda: reign.storage.name_savepoint(command.request, command.name), named)
+
+    def _write_savepoint(self, reign: Reign, command: WriteSavepoint) -> None:
+        reign.storage.pin(command.checkpoint)
+
+        def written(result: Any) -> None:
+            reign.storage.unpin(command.checkpoint)
+            if self.reign is reign:
+                self._give(SavepointWritten(command.request, str(result) if isinstance(result, Exception) else ""))
+
+        reign.savepoints.run(lambda: reign.storage.write_savepoint(command.request, command.checkpoint), written)
 
     def _on_swept(self, result: Any) -> None:
         if isinstance(result, Exception):

@@ -65,6 +65,7 @@ class Reign:
         self.storage = SimulatedStorage(bundle, token, cluster.world.seed, store, process)
         self.io = Lane(process)
         self.sweeper = Lane(process)
+        self.savepoints = Lane(process)
         self.calls = TaskManagerCalls(process, cluster, lambda: self.core.epoch, give)
         self.over = False
 
@@ -80,4 +81,5 @@ class Reign:
         self.storage.stop_waiting()
         self.io.close()
         self.sweeper.close()
+        self.savepoints.close()
         self.calls.close()
