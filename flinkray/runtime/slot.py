@@ -172,9 +172,6 @@ class Slot:
                 self._collect(barrier, snapshot, turn)
         return turn.complete
 
-    def abandon(self, checkpoint: int) -> None:
-        for task in self.tasks:
-            task.abandon(checkpoint)
     def halt(self) -> None:
         """Sources read nothing more."""
         for task in self.tasks:
@@ -185,6 +182,9 @@ class Slot:
         for task in self.tasks:
             task.drain()
 
+    def abandon(self, checkpoint: int) -> None:
+        for task in self.tasks:
+            task.abandon(checkpoint)
         for old in [known for known in self._collecting if known <= checkpoint]:
             del self._collecting[old]
 

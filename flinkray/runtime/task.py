@@ -63,10 +63,10 @@ class Task:
         self._last_injected = 0
         self._watermark = MIN_WATERMARK
         self._idle = False
-
         self._halted = self._draining = False
         self._idle_due = False
         """Idle as soon as no row is in flight."""
+
     def run_once(self) -> Progress:
         """Take at most one element of each input channel (batches coalesced), or one batch from the source, while there is credit."""
         progress = Progress()
@@ -88,9 +88,6 @@ class Task:
         self._last_injected = barrier.checkpoint
         return self._snapshot(barrier, None)
 
-    def abandon(self, checkpoint: int) -> None:
-        self._alignment.abort(checkpoint)
-        self._last_injected = max(self._last_injected, checkpoint)
     def halt(self) -> None:
         """A source reads nothing more."""
         self._halted = True
@@ -99,6 +96,9 @@ class Task:
         """A source reads nothing more, and ends when nothing comes to it any more: a split that was dealt out is in its state then."""
         self._draining = True
 
+    def abandon(self, checkpoint: int) -> None:
+        self._alignment.abort(checkpoint)
+        self._last_injected = max(self._last_injected, checkpoint)
 
     @property
     def backlog_bytes(self) -> int:
@@ -171,6 +171,13 @@ class Task:
     def _poll_source(self, progress: Progress) -> None:
         source = self.chain.source
         assert source is not None
+        if self._halted:
+            return
+        if self._draining:
+            if self._inputs_ended:
+                self._end()
+                progress.worked = True
+            return
         status = self.chain.poll_source()
         progress.worked = progress.worked or status.emitted
         progress.wait_s = status.wait_s
@@ -193,13 +200,7 @@ class Task:
             self.chain.end()
 
     def _snapshot(self, barrier: Barrier, aligning_since: float | None) -> TaskSnapshot:
-        if self._halted:
-            return
-        if self._draining:
-            if self._inputs_ended:
-                self._end()
-                progress.worked = True
-            return
+        self._halted = self._halted or barrier.last
         started = time.perf_counter()
         captures = self.chain.snapshot(barrier)
         transactions = {
@@ -210,4 +211,3 @@ class Task:
         done = time.perf_counter()
         align_ms = (started - aligning_since) * 1e3 if aligning_since is not None else 0.0
         return TaskSnapshot(self.id, captures, transactions, self.counters(), (done - started) * 1e3, align_ms)
-        self._halted = self._halted or barrier.last

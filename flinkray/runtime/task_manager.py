@@ -72,14 +72,14 @@ class JobBundle:
     application: str
     code_digest: str = ""
     """SHA-256 of the job's script, hex: what a savepoint says it was made by."""
-
-
     sinks: tuple[SinkNode, ...] = ()
     """The logical plan, so that the job can be planned at another parallelism; empty where that is not wanted."""
 
     def graph_at(self, parallelism: int) -> JobGraph:
         """0: as it was submitted."""
         return plan(self.sinks, parallelism, self.graph.max_parallelism) if parallelism else self.graph
+
+
 @dataclass(frozen=True)
 class Secrets:
     """Keys of an attempt; given over the authenticated channel only (rule 18)."""
@@ -223,16 +223,16 @@ class TaskManager:
                 self._build(effect)
             elif isinstance(effect, StartTasks):
                 self._running = True
-            elif isinstance(effect, InjectBarrier):
-                self._inject(effect)
-            elif isinstance(effect, AbandonCheckpoint):
-                if self._slot is not None:
-                    self._slot.abandon(effect.checkpoint)
                 if effect.halted and self._slot is not None:
                     self._slot.halt()
             elif isinstance(effect, DrainTasks):
                 if self._slot is not None:
                     self._slot.drain()
+            elif isinstance(effect, InjectBarrier):
+                self._inject(effect)
+            elif isinstance(effect, AbandonCheckpoint):
+                if self._slot is not None:
+                    self._slot.abandon(effect.checkpoint)
             elif isinstance(effect, CommitUpTo):
                 self._commit_up_to = effect.checkpoint
 
