@@ -3,8 +3,9 @@
     python benchmarks/recovery.py [--kills 5] [--rate 100000] [--json FILE]
 
 Hot items over a throttled source on the Ray runtime, parallelism 2, a warm spare, checkpoints every second. The sink's input is watched by a
-ProbeSink (flinkray.testing.sentinels); new is a row of a window later than every window seen before the kill. Rows between the last
-checkpoint and the kill are read again, at the source's rate, before anything new can come.
+ProbeSink (flinkray.testing.sentinels); new is a row that the restarted attempt gives, of a window later than every window seen before. Rows
+between the last checkpoint and the kill are read again before, as fast as they can be (the rate holds for rows since the start, as it would
+for a log that others write to); then the next window has to end.
 """
 
 from __future__ import annotations
@@ -64,14 +65,15 @@ def _wait_until_calm(job: fr.JobHandle) -> None:
 
 
 def _kill_one(job: fr.JobHandle, log: str, number: int) -> float:
-    active = [tm for tm in job.status()["task_managers"] if tm["role"] == "active"]
+    status = job.status()
+    active = [tm for tm in status["task_managers"] if tm["role"] == "active"]
     victim = active[number % len(active)]
     os.kill(victim["pid"], signal.SIGKILL)
     killed_at = time.time()
     while True:
         lines = read_probe(log)
-        before = max(line["max"] for line in lines if line["at"] <= killed_at)
-        new = next((line["at"] for line in lines if line["at"] > killed_at and line["max"] > before), None)
+        before = max(line["max"] for line in lines if line["attempt"] <= status["attempt"])
+        new = next((line["at"] for line in lines if line["attempt"] > status["attempt"] and line["max"] > before), None)
         if new is not None:
             print(f"kill {number + 1}: {victim['id']} (pid {victim['pid']}): {new - killed_at:.3f} s", flush=True)
             return new - killed_at

@@ -160,13 +160,14 @@ class JobCore(JobState):
             advance_adopting(self, now, out)
             if self.status.terminal:
                 return
-        keep_workers(self, now, out)
         if self.status in (JobStatus.CREATED, JobStatus.RESTARTING):
             try_deploy(self, now, out)
-        elif self.status is JobStatus.DEPLOYING:
-            advance_deploying(self, now, out)
         elif self.status is JobStatus.RUNNING:
             advance_checkpoints(self, now, out)
+        if self.status is JobStatus.DEPLOYING:
+            advance_deploying(self, now, out)
+        if not self.status.terminal:
+            keep_workers(self, now, out)
         out += self.outstanding.due(now)
 
     def _on_report(self, report: Report, now: float, out: list[JobCommand]) -> None:

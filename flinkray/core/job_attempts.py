@@ -40,6 +40,10 @@ SPARE_PATIENCE_S = 1.0
 process that is still warming."""
 
 
+CATCH_UP_S = 1.0
+"""A restarted attempt has the cores for so long before the next spare is made."""
+
+
 def on_opened(job: JobState, event: Opened, now: float, out: list[JobCommand]) -> None:
     job.claim = event.claim
     job.epoch = Epoch(event.claim, job.epoch.election, job.token)
@@ -79,11 +83,13 @@ def greet(job: JobState, instance: str, now: float, out: list[JobCommand]) -> No
 
 
 def keep_workers(job: JobState, now: float, out: list[JobCommand]) -> None:
-    """Give up those that do not come up, and ask for those that are missing."""
+    """Give up those that do not come up, and ask for those that are missing. No spare is made towards the end of the job, nor while an attempt is
+    deployed and catches up: a process that starts takes the cores that the recovery needs."""
     for worker in job.workers.late(now, WORKER_TIMEOUT_S):
         out.append(Say(f"{worker.name} did not come up in {WORKER_TIMEOUT_S:.0f} s"))
         job.lose(worker.instance, out)
-    for _ in range(job.workers.missing(finishing=job.final is not None)):
+    busy = job.status is JobStatus.DEPLOYING or now < job.catching_up_until
+    for _ in range(job.workers.missing(spares=job.final is None and not busy)):
         job.created += 1
         instance = hashlib.sha256(f"{job.token}/{job.created}".encode()).hexdigest()[:32]
         worker = job.workers.request(instance, now)
@@ -199,6 +205,7 @@ def on_running(job: JobState, instance: str, slot: int, now: float, out: list[Jo
     if job.status is JobStatus.DEPLOYING and len(job.running) == job.workers.slots:
         job.move(JobStatus.RUNNING)
         if job.restarts:
+            job.catching_up_until = now + CATCH_UP_S
             out.append(Say(f"attempt {job.attempt} runs, {now - job.deployed_at:.2f} s after its deployment{_restored_from(job)}"))
         job.running_at = job.running_at if job.running_at is not None else now
         job.checkpoints.run_started(now)

@@ -156,6 +156,8 @@ class JobState:
         self.first_row_at_us: int | None = None
         self.restart_at = 0.0
         self.deployed_at = 0.0
+        self.catching_up_until = 0.0
+        """A restarted attempt reads again what the last one had read: no spare is made beside it."""
         self.slots_up_at: float | None = None
         """When every slot could first have had a TaskManager."""
         self.cancelled_at = 0.0

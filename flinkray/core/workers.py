@@ -60,9 +60,9 @@ class Workers:
     def get(self, instance: str) -> Worker | None:
         return self._by_instance.get(instance)
 
-    def missing(self, finishing: bool) -> int:
-        """How many to request now. Towards the end no spare is made any more."""
-        wanted = self.slots + (0 if finishing else self.spares)
+    def missing(self, spares: bool) -> int:
+        """How many to request now, `spares` or only those without which there is no attempt."""
+        wanted = self.slots + (self.spares if spares else 0)
         return max(0, wanted - len(self._by_instance))
 
     def request(self, instance: str, now: float) -> Worker:

@@ -52,7 +52,8 @@ _ENUMERATOR_STATE = "enumerator"
 _SPLITS_STATE = "splits"
 _READER_STATE = "reader"
 _ENUMERATOR_SCHEMA = pa.schema([("state", pa.string())])
-_READER_SCHEMA = pa.schema([("watermark_us", pa.int64())])
+_READER_SCHEMA = pa.schema([("watermark_us", pa.int64()), ("taken_s", pa.float64())])
+"""`taken_s`: when the snapshot was taken, seconds since 1970; checkpoints of before have none."""
 
 
 class EnumerateOperator(SourceOperator):
@@ -145,12 +146,14 @@ class ReadOperator(SourceOperator):
         super().open(context, restored, restored_checkpoint)
         self._guard = user_errors(context)
         now_s = self._last_row_s = context.clock()
+        readers = origin_tables(restored, _READER_STATE)
         if self._source.rate is not None:
-            self._limit = RateLimit(self._source.rate / context.parallelism, now_s, stalled=restored_checkpoint is not None)
+            taken_s = max((table.column("taken_s")[0].as_py() for table in readers if "taken_s" in table.column_names), default=now_s)
+            self._limit = RateLimit(self._source.rate / context.parallelism, now_s, owed_s=now_s - taken_s)
         for work in share(restored_works(origin_tables(restored, _SPLITS_STATE)), context):
             self._splits.put_back(work)
         self._had_split = bool(self._splits)
-        marks = [table.column(0)[0].as_py() for table in origin_tables(restored, _READER_STATE)]
+        marks = [table.column("watermark_us")[0].as_py() for table in readers]
         self._watermark_us = min((mark for mark in marks if mark is not None), default=MIN_WATERMARK)
 
     # ------------------------------------------------------------------------------------------------ the input: splits
@@ -253,7 +256,7 @@ class ReadOperator(SourceOperator):
         with self._guard:
             splits = self._splits.table()
         mark = self.watermark_us() if self._had_split and (self._splits or not self._input_ended) else None
-        reader = pa.table({"watermark_us": pa.array([mark], pa.int64())}, schema=_READER_SCHEMA)
+        reader = pa.table({"watermark_us": [mark], "taken_s": [self.context.clock()]}, schema=_READER_SCHEMA)
         return [ListCapture(_SPLITS_STATE, splits), ListCapture(_READER_STATE, reader)]
 
     def close(self) -> None:

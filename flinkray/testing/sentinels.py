@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -43,9 +44,9 @@ class _Around(Sink):
         self.inner.finish(schema)
 
     def writer(self, context: SinkContext) -> SinkWriter:
-        return _AroundWriter(self.inner.writer(context), self._before)
+        return _AroundWriter(self.inner.writer(context), partial(self._before, context))
 
-    def _before(self, step: Step, batch: pa.RecordBatch | None) -> None:
+    def _before(self, context: SinkContext, step: Step, batch: pa.RecordBatch | None) -> None:
         raise TypeError("a subclass says what happens before a step")
 
 
@@ -58,7 +59,7 @@ class CrashingSink(_Around):
     after_calls: int = 0
     """Let so many calls of the step pass in a process before."""
 
-    def _before(self, step: Step, batch: pa.RecordBatch | None) -> None:
+    def _before(self, context: SinkContext, step: Step, batch: pa.RecordBatch | None) -> None:
         if step != self.step or os.path.exists(self.marker):
             return
         calls = _calls.get(self.marker, 0)
@@ -78,18 +79,19 @@ _calls: dict[str, int] = {}
 
 @dataclass(frozen=True)
 class ProbeSink(_Around):
-    """Appends a JSON line `{"at": seconds, "rows": n, "max": largest value of column}` to `log` for each batch that comes to the sink."""
+    """Appends a JSON line `{"at": seconds, "attempt": number, "rows": n, "max": largest value of column}` to `log` for each batch that comes to
+    the sink."""
 
     log: str
     column: str
 
-    def _before(self, step: Step, batch: pa.RecordBatch | None) -> None:
+    def _before(self, context: SinkContext, step: Step, batch: pa.RecordBatch | None) -> None:
         if step != "write" or batch is None:
             return
         column = batch.column(self.column)
         largest = pc.max(column.cast(pa.int64()) if column.type == TIMESTAMP else column).as_py()
         with open(self.log, "a") as file:
-            file.write(json.dumps({"at": time.time(), "rows": batch.num_rows, "max": largest}) + "\n")
+            file.write(json.dumps({"at": time.time(), "attempt": context.attempt, "rows": batch.num_rows, "max": largest}) + "\n")
 
 
 def read_probe(log: str) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import pytest
 
 from flinkray.core.checkpoints import CheckpointPolicy
 from flinkray.core.job import JobCore, JobSettings
-from flinkray.core.job_attempts import SPARE_PATIENCE_S
+from flinkray.core.job_attempts import CATCH_UP_S, SPARE_PATIENCE_S
 from flinkray.core.job_events import (
     CancelRequested,
     CheckpointContent,
@@ -19,6 +19,7 @@ from flinkray.core.job_events import (
     Opened,
     OpenFailed,
     RecordEnd,
+    Say,
     Send,
     Sweep,
     Tick,
@@ -273,6 +274,31 @@ def test_a_lost_worker_is_replaced_by_the_spare_at_once_from_the_latest_checkpoi
     assert all(c.body.restored_checkpoint == 1 and c.attempt == 2 for _, c in deployed)
     assert lost not in [instance for instance, _ in deployed]
     assert driver.core.restarts == 1
+
+
+def test_the_next_spare_is_made_when_the_restarted_attempt_has_caught_up() -> None:
+    driver = Driver()
+    driver.run()
+    made = [c for c in driver.commands if isinstance(c, CreateWorker)]
+    driver.give(WorkerLost(driver.core.workers.assigned()[0].instance, "process", "killed"), 10.0)
+    driver.all_report(Ready())
+    driver.all_report(Running())
+    assert driver.core.status is JobStatus.RUNNING
+    driver.give(Tick(), 10.0 + CATCH_UP_S / 2)
+    assert [c for c in driver.commands if isinstance(c, CreateWorker)] == made
+    driver.give(Tick(), 10.0 + CATCH_UP_S)
+    assert len([c for c in driver.commands if isinstance(c, CreateWorker)]) == len(made) + 1
+
+
+def test_what_was_restored_and_from_where_is_said() -> None:
+    driver = Driver()
+    driver.run()
+    driver.give(WorkerLost(driver.core.workers.assigned()[0].instance, "process", "killed"))
+    driver.report(0, Ready(0, 2_000_000))
+    driver.report(1, Ready(3_000_000, 0))
+    driver.all_report(Running())
+    said = [command.text for command in driver.commands if isinstance(command, Say)]
+    assert any("3.0 MB from memory, 2.0 MB from storage" in text for text in said)
 
 
 def test_survivors_keep_their_slots() -> None:

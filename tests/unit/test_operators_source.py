@@ -333,6 +333,15 @@ def test_a_stall_is_made_good_for_a_moment_only() -> None:
     assert limit.wait_s() == pytest.approx(0.005)
 
 
+def test_a_restored_reader_reads_again_at_once_what_it_is_owed_since_its_checkpoint() -> None:
+    limit = RateLimit(1000.0, now_s=0.0, owed_s=2.0)
+    assert limit.allowance(0.1) == 2000
+    limit.take(2000)
+    assert limit.allowance(0.2) == 100
+    assert RateLimit(1000.0, now_s=0.0, owed_s=86_400.0).allowance(0.0) == 10_000
+    assert RateLimit(1000.0, now_s=0.0, owed_s=-5.0).allowance(0.0) == 0
+
+
 def test_a_low_rate_still_gives_whole_rows() -> None:
     limit = RateLimit(0.5, now_s=0.0)
     assert limit.allowance(1.9) == 0
