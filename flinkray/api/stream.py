@@ -15,7 +15,9 @@ from flinkray.expressions import Expression, as_expression, col
 from flinkray.graph import resolve, resolve_rows
 from flinkray.graph.explain import explain
 from flinkray.graph.logical import LogicalNode
+from flinkray.graph.logical_calls import AsyncCalls, Stage
 from flinkray.graph.planner_uids import check_uid
+from flinkray.graph.resolve_calls import CAPACITY, RETRY_PAUSE, async_calls, call_node, is_coroutine, stage_of
 from flinkray.graph.windows import WatermarkStrategy, Window
 
 if TYPE_CHECKING:
@@ -135,13 +137,64 @@ class DataStream(_Step):
         output_schema: OutputSchema | None = None,
         *,
         batch_format: BatchFormat = "pyarrow",
+        num_gpus: float | None = None,
+        num_cpus: float | None = None,
+        concurrency: int | tuple[int, int] | None = None,
+        batch_size: int | None = None,
+        max_latency: Duration | None = None,
+        timeout: Duration | None = None,
         uid: str | None = None,
         name: str | None = None,
     ) -> DataStream:
-        """Whole batches through a function, or through a class that is made once in each subtask and then called."""
+        """Whole batches through a function, or through a class that is made once in each subtask and then called.
+
+        With `num_gpus`, `num_cpus` or `concurrency` it is a stage: it runs on workers of its own (Ray actors, each with so many GPUs and CPUs,
+        by default one CPU; on runtime "local" threads), `concurrency` of them in all, or from so many to so many as there is work. The class is
+        made once in each worker. Batches have up to `batch_size` rows (1024), fewer where a row would not be answered within `max_latency`
+        (None: what is there goes as soon as a worker is free). Rows stay in order. A lost worker is replaced, and its batches are done
+        again, as is one that needs longer than `timeout` for a batch; so what is called must keep nothing from batch to batch that counts.
+        """
         if batch_format not in ("pyarrow", "pandas", "numpy"):
             raise PlanError(f"map_batches: batch_format {batch_format!r}; 'pyarrow', 'pandas' or 'numpy'")
-        return self._function("map_batches", function, output_schema, uid, name, batch_format=batch_format)
+        if num_gpus is None and num_cpus is None and concurrency is None:
+            if not (batch_size is None and max_latency is None and timeout is None):
+                raise PlanError(
+                    "map_batches: batch_size, max_latency and timeout are for stages; give concurrency= (or num_gpus, num_cpus) as well"
+                )
+            return self._function("map_batches", function, output_schema, uid, name, batch_format=batch_format)
+        stage = stage_of(concurrency, batch_size, max_latency, timeout, num_cpus, num_gpus)
+        return self._calls("stage", function, output_schema, uid, name, stage, batch_format=batch_format)
+
+    def async_map(
+        self,
+        function: Callable[..., Any],
+        output_schema: OutputSchema | None = None,
+        *,
+        ordered: bool = True,
+        capacity: int = CAPACITY,
+        timeout: Duration | None = None,
+        retries: int = 0,
+        retry_pause: Duration = RETRY_PAUSE,
+        batch_size: int | None = None,
+        max_latency: Duration | None = None,
+        batch_format: BatchFormat = "pyarrow",
+        uid: str | None = None,
+        name: str | None = None,
+    ) -> DataStream:
+        """Rows through a coroutine function (`async def`), `capacity` of them at once in each subtask, for requests to other systems.
+
+        The function gets a dict and gives one, several (a list), or None; with `batch_size` it gets and gives batches of up to so many rows
+        (which wait for each other at most `max_latency`). A class is made once in each subtask, with `async open()` and `async close()` if it
+        has them. `ordered=False`: rows go on as they are answered; watermarks never overtake rows. A call that needs longer than `timeout`
+        fails; a failed one is tried `retries` times more, after `retry_pause`, then twice that and so on, before it fails the job.
+        Rows in flight are part of the checkpoint, and are asked for again after a restore: requests should not mind to be repeated.
+        """
+        if batch_format not in ("pyarrow", "pandas", "numpy"):
+            raise PlanError(f"async_map: batch_format {batch_format!r}; 'pyarrow', 'pandas' or 'numpy'")
+        if not is_coroutine(function):
+            raise PlanError(f"async_map: {function!r} is no coroutine function; write async def, or use map for functions that do not wait")
+        calls = async_calls(ordered, capacity, batch_size, max_latency, timeout, retries, retry_pause)
+        return self._calls("async_map", function, output_schema, uid, name, calls, batch_format=batch_format)
 
     def union(self, *streams: DataStream) -> DataStream:
         """The rows of all streams, which have the same columns."""
@@ -237,6 +290,22 @@ class DataStream(_Step):
             raise PlanError(f"{kind}: {function!r} cannot be called")
         schema = function_schema(function, output_schema, kind)
         return self._then(resolve.function_node(self._node, kind, function, schema, **parameters))._label(uid, name)
+
+    def _calls(
+        self,
+        kind: str,
+        function: Callable[..., Any],
+        output_schema: OutputSchema | None,
+        uid: str | None,
+        name: str | None,
+        calls: Stage | AsyncCalls,
+        **parameters: Any,
+    ) -> DataStream:
+        what = "map_batches" if kind == "stage" else kind
+        if not callable(function):
+            raise PlanError(f"{what}: {function!r} cannot be called")
+        schema = function_schema(function, output_schema, what)
+        return self._then(call_node(self._node, kind, function, schema, calls, **parameters))._label(uid, name)
 
     def _known_names(self, what: str) -> tuple[str, ...]:
         if self._node.rows.schema is None:

@@ -119,7 +119,9 @@ class RunEnded:
     reason: str = ""
 
 
-JournalEntry = Elected | StorageClaimed | WorkerAdded | WorkerGone | AttemptBegun | CheckpointCompleted | Requested | Begun | Answered | RunEnded
+JournalEntry = (
+    Elected | StorageClaimed | WorkerAdded | WorkerGone | AttemptBegun | CheckpointCompleted | Requested | Begun | Answered | RunEnded
+)
 
 _KINDS: dict[str, type] = {
     "elected": Elected,

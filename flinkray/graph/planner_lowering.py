@@ -12,6 +12,8 @@ from flinkray.expressions import Expression
 from flinkray.graph import logical
 from flinkray.graph.job_graph import Forward, Rebalance
 from flinkray.graph.logical import LogicalNode, RowType
+from flinkray.graph.logical_calls import CallNode
+from flinkray.graph.planner_calls import lower_call
 from flinkray.graph.planner_columns import Need, OutputKey, all_columns, input_need, kept
 from flinkray.graph.planner_drafts import Draft, Drafts, Link, Port
 from flinkray.graph.planner_joins import lower_join
@@ -100,6 +102,8 @@ class Lowering:
                 return lower_changes(self, node)
             case logical.ProcessNode():
                 return lower_process(self, node)
+            case CallNode():
+                return lower_call(self, node)
             case logical.SinkNode():
                 return self._sink(node)
             case _:

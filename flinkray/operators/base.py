@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 import pyarrow as pa
 
 from flinkray.ids import KeyGroupRange
+from flinkray.operators.calls import Calls, CallSpec, no_calls
 
 StateKind = Literal["keyed", "list"]
 
@@ -57,6 +58,8 @@ class OperatorContext:
     metrics: OperatorMetrics = field(default_factory=OperatorMetrics)
     buffer_timeout_s: float = 0.005
     """How old a small batch of a source may become before it is sent."""
+    open_calls: Callable[[CallSpec], Calls] = no_calls
+    """Calls beside the mailbox, which the task looks after (`in_flight_operator`)."""
 
 
 class StateCapture(ABC):

@@ -62,10 +62,10 @@ class _FunctionOperator(Operator):
         super().open(context, restored, restored_checkpoint)
         self._builder = BatchBuilder(self._declared, context)
         with user_errors(context):
-            self._function = _own(self._given)
+            self._function = own(self._given)
 
 
-def _own(function: Callable[..., Any] | type) -> Callable[..., Any]:
+def own(function: Callable[..., Any] | type) -> Callable[..., Any]:
     """A class is instantiated and an object copied, since each subtask needs its own; a plain function has nothing of its own."""
     if isinstance(function, type):
         made: Callable[..., Any] = function()
@@ -83,7 +83,7 @@ class MapOperator(_FunctionOperator):
             for result in results:
                 if not isinstance(result, Mapping):
                     raise TypeError(f"map: the function returned {_short(result)}, not a dict")
-        out.emit(with_event_times(self._builder.from_rows(results), _event_times(batch)))
+        out.emit(with_event_times(self._builder.from_rows(results), event_times(batch)))
 
 
 class FlatMapOperator(_FunctionOperator):
@@ -102,7 +102,7 @@ class FlatMapOperator(_FunctionOperator):
                 if not isinstance(result, Mapping):
                     raise TypeError(f"flat_map: the function gave {_short(result)} among its rows, not a dict")
         if results:
-            times = _event_times(batch)
+            times = event_times(batch)
             if times is not None:
                 times = pa.array(np.repeat(times.to_numpy(), counts))
             out.emit(with_event_times(self._builder.from_rows(results), times))
@@ -140,18 +140,19 @@ class MapBatchesOperator(_FunctionOperator):
 
     def process(self, batch: pa.RecordBatch, input_index: int, out: Output) -> None:
         with user_errors(self.context):
-            columns = batch_columns(self._function(_formatted(visible_batch(batch), self._format)))
+            columns = batch_columns(self._function(formatted(visible_batch(batch), self._format)))
         rows = len(next(iter(columns.values()))) if columns else 0
         if not rows:
             return
         made = self._builder.from_columns(columns)
-        times = _event_times(batch)
+        times = event_times(batch)
         if times is not None and rows != batch.num_rows:
             times = pa.repeat(pc.max(times), rows)
         out.emit(with_event_times(made, times))
 
 
-def _formatted(batch: pa.RecordBatch, batch_format: BatchFormat) -> Any:
+def formatted(batch: pa.RecordBatch, batch_format: BatchFormat) -> Any:
+    """The batch as user code wants it."""
     if batch_format == "pandas":
         return batch.to_pandas()
     if batch_format == "numpy":
@@ -185,7 +186,8 @@ def _one_array(values: Any) -> pa.Array:
     return values if isinstance(values, pa.Array) else pa.array(values)
 
 
-def _event_times(batch: pa.RecordBatch) -> pa.Array | None:
+def event_times(batch: pa.RecordBatch) -> pa.Array | None:
+    """None where rows have no event time."""
     return batch.column(EVENT_TIME) if EVENT_TIME in batch.schema.names else None
 
 

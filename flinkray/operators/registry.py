@@ -32,6 +32,8 @@ _CLASSES = {
     "rank": "rank:RankOperator",
     "first": "first:FirstOperator",
     "process": "process:ProcessOperator",
+    "stage": "stage:StageOperator",
+    "async_map": "async_map:AsyncMapOperator",
     "sink": "sink:SinkOperator",
 }
 _SESSIONS = "session_aggregate:SessionAggregateOperator"

@@ -13,6 +13,7 @@ from flinkray.errors import FlinkrayError, OperatorError
 from flinkray.exchange.base import Barrier
 from flinkray.graph.job_graph import JobVertex, ToEdge
 from flinkray.operators.base import Operator, OperatorContext, OperatorMetrics, RestoredState, SourceOperator, SourceStatus, StateCapture
+from flinkray.operators.in_flight_operator import InFlightOperator
 from flinkray.operators.registry import build
 from flinkray.runtime.edge_writer import EdgeWriter
 
@@ -83,6 +84,11 @@ class Chain:
         return self.head if isinstance(self.head, SourceOperator) else None
 
     @property
+    def in_flight(self) -> InFlightOperator | None:
+        """A head whose rows are answered beside the mailbox."""
+        return self.head if isinstance(self.head, InFlightOperator) else None
+
+    @property
     def ready(self) -> bool:
         """Every edge has credit."""
         return all(writer.ready for writer in self.writers)
@@ -132,13 +138,23 @@ class Chain:
         with _blame(self):
             self._watermark(0, us)
 
+    def advance(self) -> bool:
+        """Give on what was answered since, and the watermark that may pass now; True when anything was done."""
+        link = self._links[0]
+        assert isinstance(link.operator, InFlightOperator)
+        with _blame(self):
+            self._current = link.uid
+            worked = link.operator.advance(link.output)
+            self._pass_on(link, link.operator.output_watermark_us(link.watermark_us))
+            return worked
+
     def input_watermark(self, us: int) -> None:
         """For a source with an input: the input's event time is the head's own business and goes no further."""
         with _blame(self):
             self._links[0].operator.on_watermark(us, self._links[0].output)
 
     def input_ended(self) -> None:
-        """For a source with an input: no split will come any more."""
+        """For a source with an input: no split will come any more. For a head with rows in flight: no row will."""
         with _blame(self):
             self._links[0].operator.on_end(self._links[0].output)
 

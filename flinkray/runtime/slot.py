@@ -13,6 +13,7 @@ from flinkray.graph.execution_graph import channels
 from flinkray.graph.job_graph import JobGraph
 from flinkray.ids import KeyGroupRange, TaskId
 from flinkray.operators.base import OperatorContext, OperatorMetrics, RestoredState
+from flinkray.operators.calls import Calls, CallSpec, no_calls
 from flinkray.operators.restore import StateChain, restored_states
 from flinkray.runtime.chain import Chain
 from flinkray.runtime.edge_writer import EdgeWriter
@@ -52,6 +53,7 @@ class SlotPlace:
     batch_rows: int
     buffer_timeout_s: float
     clock: Callable[[], float]
+    open_calls: Callable[[CallSpec], Calls] = no_calls
 
 
 class Slot:
@@ -144,6 +146,7 @@ class Slot:
             clock=self._place.clock,
             metrics=metrics,
             buffer_timeout_s=self._place.buffer_timeout_s,
+            open_calls=self._place.open_calls,
         )
 
     # -- running --------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from flinkray.exchange.base import Barrier, Batch, EndOfInput, InputChannel, Wat
 from flinkray.exchange.coalesce import coalesce
 from flinkray.ids import TaskId
 from flinkray.operators.base import StateCapture
+from flinkray.operators.in_flight_operator import InFlightOperator
 from flinkray.runtime.chain import Chain
 
 COALESCE_ROWS = 65536
@@ -45,7 +46,7 @@ class Progress:
 
     worked: bool = False
     wait_s: float | None = None
-    """A source has nothing to do for so long."""
+    """A source, or a head that waits for calls, has nothing to do for so long."""
     snapshots: list[tuple[Barrier, TaskSnapshot]] = field(default_factory=list)
 
 
@@ -72,6 +73,8 @@ class Task:
         progress = Progress()
         if not self.chain.ready:
             return progress
+        if self.chain.in_flight is not None and not self.ended:
+            self._advance(self.chain.in_flight, progress)
         for _ in range(len(self._ports)):
             port = self._ports[self._next_port]
             self._next_port = (self._next_port + 1) % len(self._ports)
@@ -129,9 +132,12 @@ class Task:
         element = channel.peek()
         if element is None:
             return False
+        if isinstance(element, Batch) and self.chain.in_flight is not None and not self.chain.in_flight.accepts:
+            return False
         progress.worked = True
         if isinstance(element, Batch):
             self._alignment.on_rows(channel.id)
+            self._idle_due = False
             self.chain.process(coalesce(channel, COALESCE_ROWS).data, port.input_index)
             return True
         channel.pop()
@@ -149,7 +155,7 @@ class Task:
                 progress.snapshots.append((self._barrier, self._snapshot(self._barrier, self._aligning_since)))
             elif isinstance(action, AllEnded):
                 self._inputs_ended = True
-                if self.chain.source is None:
+                if self.chain.source is None and self.chain.in_flight is None:
                     self._end()
                 else:
                     self.chain.input_ended()
@@ -158,10 +164,26 @@ class Task:
                     self.chain.input_watermark(action.us)
             elif isinstance(action, AdvanceWatermark):
                 self._watermark = action.us
+                self._idle_due = False
                 self.chain.watermark(action.us)
             elif isinstance(action, BecomeIdle):
-                self.chain.idle()
+                if self.chain.in_flight is None or self.chain.in_flight.drained:
+                    self.chain.idle()
+                else:
+                    self._idle_due = True
         return True
+
+    def _advance(self, in_flight: InFlightOperator, progress: Progress) -> None:
+        progress.worked = self.chain.advance()
+        progress.wait_s = in_flight.wait_s
+        if not in_flight.drained:
+            return
+        if self._inputs_ended:
+            self._end()
+            progress.worked = True
+        elif self._idle_due:
+            self._idle_due = False
+            self.chain.idle()
 
     def _note_barrier(self, barrier: Barrier) -> None:
         if self._barrier is None or barrier.checkpoint > self._barrier.checkpoint:

@@ -54,6 +54,8 @@ from flinkray.graph.job_graph import JobGraph
 from flinkray.graph.logical import SinkNode
 from flinkray.graph.planner import plan
 from flinkray.ids import Epoch, TaskId
+from flinkray.operators.calls import CallsFactory
+from flinkray.runtime.calls import InProcessCalls
 from flinkray.runtime.clock import steady_clock
 from flinkray.runtime.slot import Slot, SlotCheckpoint, SlotPlace
 from flinkray.runtime.uploader import Uploader
@@ -117,14 +119,16 @@ class TaskManager:
         bundle: JobBundle,
         store: ObjectStore | None,
         clock: Callable[[], float] | None = None,
+        calls: CallsFactory | None = None,
     ) -> None:
-        """`clock`: seconds since 1970, that must not jump."""
+        """`clock`: seconds since 1970, that must not jump. `calls`: where operators' calls run; in this process if not given."""
         self.core = TaskManagerCore(instance)
         self._exchange = exchange
         self._background = background
         self._bundle = bundle
         self._store = store
         self._clock = clock or steady_clock()
+        self._calls = calls or InProcessCalls()
         self._inbox: deque[Callable[[], None]] = deque()
         self._outbox = Outbox()
         self._slot: Slot | None = None
@@ -182,6 +186,7 @@ class TaskManager:
     def close(self) -> None:
         """Drop everything. Call from the mailbox thread, or after it has ended."""
         self._close_tasks()
+        self._calls.close()
         self._exchange.close()
         self._background.close()
 
@@ -249,6 +254,7 @@ class TaskManager:
             config.batch_rows,
             duration_s(config.buffer_timeout),
             self._clock,
+            lambda spec: self._calls.open(spec, self._exchange.wake),
         )
         try:
             self._check_probe(deploy.claim)
@@ -261,6 +267,7 @@ class TaskManager:
             if deploy.restored_checkpoint is not None:
                 self._uploader.restored(deploy.restored_checkpoint, deploy.states)
             self._slot.open(deploy, reader.read)
+            self._calls.settle(frozenset(uid for task in self._slot.tasks for uid in task.chain.metrics))
         except Exception as error:  # noqa: BLE001 - whatever building raises ends the attempt, not the process
             self._task_failed(error)
             return

@@ -31,8 +31,11 @@ from flinkray.operators.base import (
     SourceStatus,
     StateCapture,
 )
+from flinkray.operators.calls import CallSpec
+from flinkray.operators.in_flight_operator import InFlightOperator
 from flinkray.operators.restore import StateChain, restored_states
 from flinkray.testing.capture_checks import check_chunk
+from flinkray.testing.manual_calls import ManualCalls
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]] | pa.RecordBatch | pa.Table
 
@@ -103,6 +106,8 @@ class OperatorHarness:
         self._emitted: dict[str | None, list[pa.RecordBatch]] = {}
         self._schemas: dict[str | None, pa.Schema | None] = {None: output_schema}
         self._chains: dict[int, tuple[StateChain, ...]] = {}
+        self.calls: ManualCalls
+        """What the operator has called beside the mailbox, to be answered by hand; then `advance`."""
         if restored and restored_checkpoint is not None:
             self._chains[restored_checkpoint] = self._continued(restored)
         operator.open(self._context(schemas), restored or (), restored_checkpoint)
@@ -145,6 +150,18 @@ class OperatorHarness:
         self.ended = True
         self.operator.on_end(self)
         return self
+
+    def advance(self) -> OperatorHarness:
+        """Let an operator with rows in flight take in answers."""
+        if not isinstance(self.operator, InFlightOperator):
+            raise UsageError(f"{type(self.operator).__name__} has no rows in flight")
+        self.operator.advance(self)
+        return self
+
+    @property
+    def output_watermark_us(self) -> int:
+        """What the operator lets the chain forward by now."""
+        return self.operator.output_watermark_us(self.watermark_us)
 
     def poll(self) -> SourceStatus:
         """Ask a source operator for a batch."""
@@ -232,7 +249,12 @@ class OperatorHarness:
             batch_rows=settings.batch_rows,
             clock=lambda: self._now_s,
             metrics=self.metrics,
+            open_calls=self._open_calls,
         )
+
+    def _open_calls(self, spec: CallSpec) -> ManualCalls:
+        self.calls = ManualCalls(spec)
+        return self.calls
 
     def _with_event_time(self, schema: pa.Schema) -> pa.Schema:
         if self.settings.event_time is None or EVENT_TIME in schema.names:

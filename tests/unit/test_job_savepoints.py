@@ -7,8 +7,8 @@ from test_job_core import Driver
 from flinkray.core.job_events import (
     CancelRequested,
     JobStatus,
-    RecordEnd,
     NameSavepoint,
+    RecordEnd,
     SavepointNamed,
     SavepointRequested,
     SavepointWritten,

@@ -118,6 +118,24 @@ def for_task_manager(job: str, config: HighAvailability, taken: Iterable[str], l
     return least_taken(by_choice, taken, config.zones != "ignore")
 
 
+def for_stage_worker(config: HighAvailability, node_id: str, cpus: float, gpus: float) -> dict[str, Any]:
+    """Options of a stage's worker: in the zone of the TaskManager that feeds it where one of its nodes is large enough, else anywhere."""
+    if config.zones == "ignore":
+        return {}
+    zone = next((node.get("Labels", {}).get(config.zone_label, "") for node in ray.nodes() if node["NodeID"] == node_id), "")
+    large = [
+        node
+        for node in ray.nodes()
+        if node["Alive"] and node.get("Resources", {}).get("CPU", 0) >= cpus and node.get("Resources", {}).get("GPU", 0) >= gpus
+    ]
+    if not zone or all(node.get("Labels", {}).get(config.zone_label) != zone for node in large):
+        return {}
+    return {
+        "label_selector": {config.zone_label: zone},
+        "fallback_strategy": [{"label_selector": {config.zone_label: f"!{zone}"}}],
+    }
+
+
 def for_first_job_manager(job: str, config: HighAvailability) -> str | None:
     """In a zone where there are any: a leader on a node without one could not be told apart from its standby's zone."""
     nodes = answering(living_nodes(config.zone_label))

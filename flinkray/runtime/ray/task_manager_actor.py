@@ -30,6 +30,7 @@ class TaskManagerActor:
         from flinkray.exchange.zmq_exchange import ZmqExchange
         from flinkray.runtime.background import ThreadBackground
         from flinkray.runtime.kernels import kernel_groups
+        from flinkray.runtime.ray.stage import RayCalls
         from flinkray.runtime.rehearsal import rehearse
         from flinkray.runtime.task_manager import JobBundle, TaskManager
         from flinkray.state.warm import SESSIONS, warm_kernels
@@ -43,7 +44,9 @@ class TaskManagerActor:
         store = open_store(checkpointing.storage, job.application, checkpointing.storage_options) if checkpointing else None
         exchange = ZmqExchange(instance, self._node_id, ray.util.get_node_ip_address(), folder, duration_s(job.config.heartbeat_timeout))
         self._endpoint: Endpoint = exchange.endpoint
-        self._task_manager = TaskManager(instance, exchange, ThreadBackground("tm"), job, store)
+        self._task_manager = TaskManager(
+            instance, exchange, ThreadBackground("tm"), job, store, calls=RayCalls(job.config.high_availability)
+        )
         self._orphan_timeout_s = duration_s(job.config.orphan_timeout)
         self._heard_at = time.monotonic()
         self._failure = ""

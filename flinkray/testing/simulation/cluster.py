@@ -130,7 +130,7 @@ class Cluster:
             return
         self._starting.discard(instance)
         zone = ZONES[len(self.task_managers) % len(ZONES)]
-        process = TaskManagerProcess(self, instance, f"{name}/{instance[:4]}", zone)
+        process = TaskManagerProcess(self, job_manager.run.bundle, instance, f"{name}/{instance[:4]}", zone)
         self.task_managers[instance] = process
         self.skew(process)
         self.world.schedule(0.0, lambda: job_manager.on_task_manager(process), job_manager)

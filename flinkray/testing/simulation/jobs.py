@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -73,4 +73,26 @@ def transactional_sink(env: StreamEnvironment) -> DataStream:
     return bids.rebalance().filter(col("price") > 0)
 
 
-JOBS: dict[str, BuildJob] = {"hot-items": hot_items, "two-inputs": two_inputs, "transactional-sink": transactional_sink}
+def calls(env: StreamEnvironment) -> DataStream:
+    """A stage, then coroutines in any order, then windows: rows in flight at every barrier, and none may become late."""
+    from flinkray.api import agg, windows
+    from flinkray.api.watermarks import Watermarks
+
+    bids = env.from_source(_bids(0, ROWS, RATE), watermark=Watermarks.bounded("date_time", "1s"), uid="bids")
+    doubled = bids.map_batches(_doubled, _PRICES, concurrency=2, batch_size=7, uid="stage")
+    asked = doubled.async_map(_asked, _PRICES, ordered=False, capacity=5, uid="async")
+    return asked.key_by("auction").window(windows.Tumbling("5s")).aggregate(bids=agg.count(), total=agg.sum("price")).uid("windows")
+
+
+_PRICES = {"auction": "int64", "price": "int64"}
+
+
+def _doubled(batch: pa.RecordBatch) -> dict[str, pa.Array]:
+    return {"auction": batch.column("auction"), "price": pc.multiply(batch.column("price"), 2)}
+
+
+async def _asked(row: dict[str, Any]) -> dict[str, Any]:
+    return {"auction": row["auction"], "price": row["price"] + 1}
+
+
+JOBS: dict[str, BuildJob] = {"hot-items": hot_items, "two-inputs": two_inputs, "transactional-sink": transactional_sink, "calls": calls}

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from flinkray.core.messages import Command, TaskManagerState
 from flinkray.errors import ProtocolError
 from flinkray.ids import Epoch
-from flinkray.runtime.task_manager import MAX_WAIT_S, Secrets, TaskManager
+from flinkray.runtime.task_manager import MAX_WAIT_S, JobBundle, Secrets, TaskManager
 from flinkray.testing.simulation.exchange import SimulatedExchange
 from flinkray.testing.simulation.lane import Lane
+from flinkray.testing.simulation.stage_calls import SimulatedCalls
 from flinkray.testing.simulation.world import Process
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class _Call:
 
 
 class TaskManagerProcess(Process):
-    def __init__(self, cluster: Cluster, instance: str, name: str, zone: str) -> None:
+    def __init__(self, cluster: Cluster, bundle: JobBundle, instance: str, name: str, zone: str) -> None:
         super().__init__(cluster.world, name, zone)
         self.instance = instance
         self._cluster = cluster
@@ -54,7 +55,7 @@ class TaskManagerProcess(Process):
             instance, self, cluster.network, cluster.directory, cluster.heartbeat_timeout_s, lambda: self.wake(STEP_S)
         )
         self.uploads = Lane(self)
-        self.task_manager = TaskManager(instance, self.exchange, self.uploads, cluster.bundle, cluster.store_of(self))
+        self.task_manager = TaskManager(instance, self.exchange, self.uploads, bundle, cluster.store_of(self), calls=SimulatedCalls(self))
         self.wake(0.0)
 
     # -- calls of JobManagers -------------------------------------------------------------------------------------
