@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         StateTtl,
         ValueState,
     )
+    from flinkray.graph.udaf import Udaf
 
 __version__ = "0.1.0"
 
@@ -91,6 +92,7 @@ __all__ = [
     "StateTtl",
     "StorageError",
     "StreamEnvironment",
+    "Udaf",
     "UsageError",
     "ValueState",
     "WaitTimeoutError",
@@ -131,6 +133,7 @@ _HOMES = {
         "StateTtl",
         "ValueState",
     ),
+    "flinkray.graph.udaf": ("Udaf",),
     "flinkray.errors": tuple(name for name in __all__ if name.endswith("Error")),
 }
 

@@ -6,8 +6,10 @@ decimal128(38, s); a mean is a double.
 
 from __future__ import annotations
 
+from flinkray.errors import PlanError
 from flinkray.expressions import Expression
 from flinkray.graph.resolve_keyed import AggregateCall
+from flinkray.graph.udaf import Udaf
 
 Argument = str | Expression
 
@@ -51,6 +53,33 @@ def min_by(value: Argument, by: Argument) -> AggregateCall:
 def max_by(value: Argument, by: Argument) -> AggregateCall:
     """`value` of the row whose `by` is largest."""
     return AggregateCall("max_by", value, by)
+
+
+def collect_list(column: Argument) -> AggregateCall:
+    """All values, in the order in which they came."""
+    return AggregateCall("collect_list", column)
+
+
+def approx_distinct(column: Argument) -> AggregateCall:
+    """About how many different values: a HyperLogLog sketch, 1.6 % off as a rule. Needs `pip install 'flinkray[sketches]'`."""
+    return AggregateCall("approx_distinct", column)
+
+
+def quantile(column: Argument, share: float) -> AggregateCall:
+    """About the value below which `share` (0 to 1) of the values lie: a KLL sketch, 1.3 % of the ranks off as a rule. Needs
+    `pip install 'flinkray[sketches]'`."""
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+        raise PlanError(f"quantile: share {share!r}; from 0 to 1, 0.5 is the median")
+    return AggregateCall("quantile", column, parameter=float(share))
+
+
+def udaf(function: Udaf, *columns: Argument) -> AggregateCall:
+    """An aggregate of your own over these columns: an instance of a class that extends `fr.Udaf`."""
+    if not isinstance(function, Udaf):
+        raise PlanError(f"udaf: {function!r} is no fr.Udaf")
+    if not columns:
+        raise PlanError("udaf: give the columns that it takes, like fr.agg.udaf(Spread(), 'price')")
+    return AggregateCall("udaf", columns[0], more=columns[1:], parameter=function)
 
 
 def stddev(column: Argument) -> AggregateCall:

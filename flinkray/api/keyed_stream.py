@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -11,14 +11,16 @@ from flinkray.api.environment import StreamEnvironment
 from flinkray.api.stream import DataStream
 from flinkray.config import Duration, duration_us
 from flinkray.errors import PlanError
+from flinkray.graph.general_windows import AnyWindow, ByClock, CountWindow, Evictor, GlobalWindow, Trigger, Windows
 from flinkray.graph.joins import How
 from flinkray.graph.logical import LogicalNode
 from flinkray.graph.planner_uids import check_uid
 from flinkray.graph.process import KeyedProcessFunction
 from flinkray.graph.resolve_joins import asof_join_node, interval, join_node, lives, regular_join_node
-from flinkray.graph.resolve_keyed import AggregateCall, aggregate_node, require_event_time, top_n_node
+from flinkray.graph.resolve_keyed import AggregateCall, require_event_time, top_n_node
 from flinkray.graph.resolve_process import process_node
 from flinkray.graph.resolve_rows import best_node, top_node
+from flinkray.graph.resolve_windows import running_aggregates, window_function, windowed_aggregates
 from flinkray.graph.windows import SessionWindow, SlidingWindow, TumblingWindow, Window
 
 Half = Literal["semi", "anti"]
@@ -39,10 +41,10 @@ class KeyedStream:
         `emit`: "batch" gives each key that a batch touched once, "row" answers each row, a duration answers each key at most that
         often, "final" gives only the last answers, at the end of the input; these are rows like any others, and every sink takes them.
         """
-        return DataStream(self._environment, aggregate_node(self._node, self.keys, aggregates, emit=emit))
+        return DataStream(self._environment, running_aggregates(self._node, self.keys, aggregates, emit))
 
-    def window(self, assigner: Window) -> WindowedStream:
-        """Aggregate per window: `fr.windows.Tumbling(...)`, `Sliding(...)` or `Session(...)`."""
+    def window(self, assigner: AnyWindow) -> WindowedStream:
+        """Aggregate per window: `fr.windows.Tumbling(...)`, `Sliding`, `Session`, `Cumulative`, `Count` or `Global`."""
         return WindowedStream(self._environment, self._node, self.keys, assigner)
 
     def process(
@@ -148,14 +150,17 @@ class WindowedStream:
     _environment: StreamEnvironment
     _node: LogicalNode
     keys: tuple[str, ...]
-    assigner: Window
+    assigner: AnyWindow
     _lateness_us: int = 0
     _late_tag: str | None = None
+    _trigger: Trigger | None = None
+    _evictor: Evictor | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.assigner, TumblingWindow | SlidingWindow | SessionWindow):
+        if not isinstance(self.assigner, AnyWindow):
             raise PlanError(f"window: {self.assigner!r} is no window; write fr.windows.Tumbling('10s') or the like")
-        require_event_time(self._node, "window")
+        if not isinstance(self.assigner, ByClock | CountWindow | GlobalWindow):
+            require_event_time(self._node, "window")
 
     def allowed_lateness(self, lateness: Duration) -> WindowedStream:
         """A row is late when its window's end + lateness is at or before the watermark. Until then a late row changes the answer,
@@ -166,15 +171,46 @@ class WindowedStream:
         """Send late rows to `get_side_output(tag)` of the result, instead of counting and dropping them."""
         return replace(self, _late_tag=check_uid(tag))
 
+    def trigger(self, trigger: Trigger) -> WindowedStream:
+        """Answer before the window's end: `fr.windows.Trigger(rows=1000)`, `Trigger(every="5s")`. Each answer replaces the one before (an
+        upsert stream, keyed by keys and window); with `purge=True` a row is in one answer only, and they add up."""
+        if not isinstance(trigger, Trigger):
+            raise PlanError(f"trigger: {trigger!r} is none; write fr.windows.Trigger(every='5s') or Trigger(rows=1000)")
+        return replace(self, _trigger=trigger)
+
+    def evict(self, *, rows: int | None = None, within: Duration | None = None) -> WindowedStream:
+        """Let a window forget rows before it answers: all but the last `rows` to come, or those more than `within` before its newest."""
+        if (rows is None) == (within is None) or (rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1)):
+            raise PlanError(f"evict: rows={rows!r}, within={within!r}: give one of them, a whole number above 0 or a duration")
+        return replace(self, _evictor=Evictor(rows, None if within is None else duration_us(within, "evict within")))
+
     def aggregate(self, **aggregates: AggregateCall) -> DataStream:
-        """Rows of the key columns, `window_start`, `window_end` and `name=fr.agg...`, one per key and window."""
-        return DataStream(self._environment, aggregate_node(self._node, self.keys, aggregates, **self._window()))
+        """Rows of the key columns, `window_start`, `window_end` (not of Count and Global) and `name=fr.agg...`, one per key and window."""
+        node = windowed_aggregates(self._node, self.keys, aggregates, self._windows(), self._lateness_us, self._late_tag)
+        return DataStream(self._environment, node)
+
+    def process(
+        self,
+        function: Callable[..., Any],
+        output_schema: OutputSchema | None = None,
+        *,
+        uid: str | None = None,
+        name: str | None = None,
+    ) -> DataStream:
+        """`function(rows, window)` over all rows of each key and window, a RecordBatch in order of arrival; it gives a RecordBatch, a dict of
+        arrays, dicts, or None. `window` has `key`, `start`, `end` (int microseconds) and `watermark`. Where an aggregate will do it keeps
+        much less: a function over aggregates is `aggregate(...).map_batches(...)`."""
+        schema = function_schema(function, output_schema, "window process")
+        node = window_function(self._node, self.keys, function, schema, self._windows(), self._lateness_us, self._late_tag)
+        return DataStream(self._environment, node)._label(uid, name)
 
     def top_n(self, n: int, by: By | Sequence[By]) -> DataStream:
         """The `n` rows of each key and window that are first by `by`: names (largest first) or `(name, "asc")`. Rows that tie with
         the last of them are kept too. Rows get `window_start` and `window_end`, unless they come from a window and have them."""
         order = _order(by, "desc", "top_n: by")
-        return DataStream(self._environment, top_n_node(self._node, self.keys, n, order, **self._window()))
+        window = self._aligned("top_n")
+        node = top_n_node(self._node, self.keys, n, order, window=window, lateness_us=self._lateness_us, late_tag=self._late_tag)
+        return DataStream(self._environment, node)
 
     def join(self, other: KeyedStream, how: How = "inner") -> DataStream:
         """Rows of this stream with rows of the other that have the same key and lie in the same tumbling or sliding window.
@@ -186,7 +222,15 @@ class WindowedStream:
         _check_side(self, other, "join")
         if self._lateness_us or self._late_tag is not None:
             raise PlanError("join: a window is joined once, when it ends; leave out allowed_lateness and side_output_late")
-        return DataStream(self._environment, join_node(self._node, self.keys, other._node, other.keys, how, self.assigner))
+        return DataStream(self._environment, join_node(self._node, self.keys, other._node, other.keys, how, self._aligned("join")))
 
-    def _window(self) -> dict[str, Any]:
-        return {"window": self.assigner, "lateness_us": self._lateness_us, "late_tag": self._late_tag}
+    def _windows(self) -> Windows:
+        return Windows(self.assigner, self._trigger, self._evictor)
+
+    def _aligned(self, what: str) -> Window:
+        """Windows of event time without trigger and evictor, which is all that some operators know."""
+        if self._trigger is not None or self._evictor is not None:
+            raise PlanError(f"{what}: takes windows without trigger and evict")
+        if not isinstance(self.assigner, TumblingWindow | SlidingWindow | SessionWindow):
+            raise PlanError(f"{what}: takes tumbling or sliding windows of event time, not {self.assigner.describe()}")
+        return self.assigner

@@ -14,11 +14,12 @@ from flinkray.errors import PlanError
 from flinkray.expressions import Expression, as_expression, col
 from flinkray.graph import resolve, resolve_rows
 from flinkray.graph.explain import explain
+from flinkray.graph.general_windows import AnyWindow
 from flinkray.graph.logical import LogicalNode
 from flinkray.graph.logical_calls import AsyncCalls, Stage
 from flinkray.graph.planner_uids import check_uid
 from flinkray.graph.resolve_calls import CAPACITY, RETRY_PAUSE, async_calls, call_node, is_coroutine, stage_of
-from flinkray.graph.windows import WatermarkStrategy, Window
+from flinkray.graph.windows import WatermarkStrategy
 
 if TYPE_CHECKING:
     from flinkray.api.environment import StreamEnvironment
@@ -234,7 +235,7 @@ class DataStream(_Step):
 
         return KeyedStream(self._environment, self._node, check_keys(self._node, columns))
 
-    def window_all(self, window: Window) -> WindowedStream:
+    def window_all(self, window: AnyWindow) -> WindowedStream:
         """Windows over all rows, whatever their keys; runs in one subtask."""
         from flinkray.api.keyed_stream import WindowedStream
 

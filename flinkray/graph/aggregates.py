@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -18,15 +19,22 @@ from flinkray.graph.windows import SessionWindow, Window
 
 @dataclass(frozen=True)
 class Aggregate:
-    """`function` over `column` (None: count of rows), ordered or chosen by `by` (min_by, max_by), under the name `output`."""
+    """`function` over `column` (None: count of rows), ordered or chosen by `by` (min_by, max_by), under the name `output`. `more`: further
+    columns and `parameter` the function itself of a udaf; `parameter` of a quantile the share."""
 
     output: str
     function: str
     column: str | None = None
     by: str | None = None
+    more: tuple[str, ...] = ()
+    parameter: Any = None
+
+    def inputs(self) -> tuple[str, ...]:
+        """The columns that it looks at."""
+        return tuple(name for name in (self.column, self.by, *self.more) if name is not None)
 
     def describe(self) -> str:
-        arguments = ", ".join(x for x in (self.column, self.by) if x is not None)
+        arguments = ", ".join(self.inputs())
         return f"{self.output}={self.function}({arguments})"
 
 
@@ -49,6 +57,8 @@ MAX_AGGREGATES = 62
 """In one operator: bits of the flags word."""
 
 FUNCTIONS = ("count", "sum", "min", "max", "mean", "first", "last", "min_by", "max_by", "stddev")
+ARRAY_FUNCTIONS = ("collect_list", "approx_distinct", "quantile", "udaf")
+"""What they keep of a key is an Arrow value and no fixed number of words."""
 
 _ORDERED = ("min", "max", "first", "last", "min_by", "max_by")
 
@@ -60,12 +70,16 @@ def mergeable(aggregate: Aggregate) -> bool:
 
 def result_type(aggregate: Aggregate, input_schema: pa.Schema) -> pa.DataType:
     """The type of the aggregate's result. Raises PlanError for an unknown function or column, or a type that does not fit."""
+    if aggregate.function in ARRAY_FUNCTIONS:
+        return _array_type(aggregate, input_schema)
     if aggregate.function not in FUNCTIONS:
-        raise PlanError(f"{aggregate.describe()}: there is no aggregate {aggregate.function!r}; known are {', '.join(FUNCTIONS)}")
+        known = ", ".join((*FUNCTIONS, *ARRAY_FUNCTIONS))
+        raise PlanError(f"{aggregate.describe()}: there is no aggregate {aggregate.function!r}; known are {known}")
     if aggregate.function in ("min_by", "max_by"):
         if aggregate.by is None:
             raise PlanError(f"{aggregate.describe()}: {aggregate.function} needs the column to choose by")
-        _check_ordered(aggregate, _type_of(aggregate, aggregate.by, input_schema))
+        if pa.types.is_nested(by := _type_of(aggregate, aggregate.by, input_schema)):
+            raise PlanError(f"{aggregate.describe()}: {aggregate.by!r} is {by}, which has no order")
     if aggregate.function == "count" and aggregate.column is None:
         return pa.int64()
     if aggregate.column is None:
@@ -75,12 +89,39 @@ def result_type(aggregate: Aggregate, input_schema: pa.Schema) -> pa.DataType:
         return pa.int64()
     if aggregate.function in _ORDERED:
         _check_ordered(aggregate, kind)
-        return kind
+        return kind.value_type if pa.types.is_dictionary(kind) else kind
     if aggregate.function == "sum" and pa.types.is_decimal(kind) and kind.bit_width <= 128:
         return pa.decimal128(38, kind.scale)
     if not (is_integer(kind) or pa.types.is_floating(kind)):
         raise PlanError(f"{aggregate.describe()}: {aggregate.function} takes numbers, but {aggregate.column!r} is {kind}")
     return pa.int64() if aggregate.function == "sum" and is_integer(kind) else pa.float64()
+
+
+def _array_type(aggregate: Aggregate, input_schema: pa.Schema) -> pa.DataType:
+    kinds = [_type_of(aggregate, name, input_schema) for name in aggregate.inputs()]
+    if not kinds:
+        raise PlanError(f"{aggregate.describe()}: {aggregate.function} needs a column")
+    kind = kinds[0].value_type if pa.types.is_dictionary(kinds[0]) else kinds[0]
+    if aggregate.function == "collect_list":
+        return pa.list_(kind)
+    if aggregate.function == "approx_distinct":
+        check_key_type(str(aggregate.column), kind)
+        return pa.int64()
+    if aggregate.function == "quantile":
+        if not (is_integer(kind) or pa.types.is_floating(kind)):
+            raise PlanError(f"{aggregate.describe()}: a quantile is of numbers, but {aggregate.column!r} is {kind}")
+        return pa.float64()
+    result: pa.DataType = aggregate.parameter.types()[1]
+    return result
+
+
+def keeps_words(aggregate: Aggregate, input_schema: pa.Schema) -> bool:
+    """Whether its accumulator is a fixed number of words, which the fast operators need."""
+    if aggregate.function in ARRAY_FUNCTIONS:
+        return False
+    if aggregate.function not in _ORDERED:
+        return True
+    return all(_fits_word(_type_of(aggregate, name, input_schema)) for name in aggregate.inputs())
 
 
 def is_integer(kind: pa.DataType) -> bool:
@@ -200,12 +241,13 @@ def _type_of(aggregate: Aggregate, column: str | None, input_schema: pa.Schema) 
 
 
 def _check_ordered(aggregate: Aggregate, kind: pa.DataType) -> None:
-    if is_integer(kind) or pa.types.is_floating(kind) or (pa.types.is_temporal(kind) and not pa.types.is_interval(kind)):
-        return
-    raise PlanError(
-        f"{aggregate.describe()}: {aggregate.function} over {kind} is not supported yet; "
-        "it takes integers, floats, booleans, dates and timestamps"
-    )
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_nested(kind) and aggregate.function in ("min", "max"):
+        raise PlanError(f"{aggregate.describe()}: {kind} has no order; first, last, min_by and max_by take any type")
+
+
+def _fits_word(kind: pa.DataType) -> bool:
+    return is_integer(kind) or pa.types.is_floating(kind) or (pa.types.is_temporal(kind) and not pa.types.is_interval(kind))
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ from flinkray.columns import CHANGE, EVENT_TIME
 from flinkray.connectors.base import DEAD_LETTER, Sink, Source
 from flinkray.expressions import Expression
 from flinkray.graph.aggregates import Aggregate
+from flinkray.graph.general_windows import DynamicSessionWindow, Windows
 from flinkray.graph.joins import Join
 from flinkray.graph.process import KeyedProcessFunction
 from flinkray.graph.windows import WatermarkStrategy, Window
@@ -188,6 +189,13 @@ class KeyedNode(LogicalNode):
         return {} if self.late_tag is None else {self.late_tag: self.inputs[0].rows}
 
 
+def inputs_of(aggregates: Iterable[Aggregate], arguments: Iterable[tuple[str, Expression]], others: set[str]) -> frozenset[str]:
+    """Columns that aggregates are made of, through computed arguments, and others."""
+    computed = dict(arguments)
+    plain = {name for aggregate in aggregates for name in aggregate.inputs() if name not in computed}
+    return frozenset(plain | others).union(*(expression.columns() for expression in computed.values()))
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AggregateNode(KeyedNode):
     """Aggregates per key, and per window if there is one."""
@@ -202,9 +210,7 @@ class AggregateNode(KeyedNode):
 
     def columns_used(self) -> frozenset[str]:
         """Columns of the input that the aggregates and keys are made of."""
-        computed = {name for name, _ in self.arguments}
-        plain = {name for a in self.aggregates for name in (a.column, a.by) if name is not None and name not in computed}
-        return frozenset(plain | set(self.keys)).union(*(e.columns() for _, e in self.arguments))
+        return inputs_of(self.aggregates, self.arguments, set(self.keys))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -215,6 +221,28 @@ class TopNNode(KeyedNode):
 
     by: tuple[tuple[str, str], ...]
     n: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GeneralWindowNode(KeyedNode):
+    """Aggregates, or a function, over windows of any kind; also running aggregates that keep more than words."""
+
+    kind: ClassVar[str] = "general_window"
+
+    windows: Windows
+    aggregates: tuple[Aggregate, ...] = ()
+    arguments: tuple[tuple[str, Expression], ...] = ()
+    function: Callable[..., Any] | None = None
+
+    def columns_used(self) -> frozenset[str] | None:
+        """Columns of the input that are looked at; None: all."""
+        if self.function is not None:
+            return None
+        return inputs_of(self.aggregates, self.arguments, {*self.keys, *self.others()})
+
+    def others(self) -> tuple[str, ...]:
+        """Columns that the windows look at."""
+        return (self.windows.assigner.gap_column,) if isinstance(self.windows.assigner, DynamicSessionWindow) else ()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -12,6 +12,7 @@ from flinkray.graph.logical import (
     FilterNode,
     FirstNode,
     FunctionNode,
+    GeneralWindowNode,
     JoinNode,
     KeyedNode,
     LogicalNode,
@@ -101,6 +102,10 @@ def input_need(node: LogicalNode, need: Need, found: Mapping[OutputKey, Need]) -
         case AggregateNode():
             timed = node.window is not None or any(a.function in ORDERED_BY_TIME for a in node.aggregates)
             return _late(node, found) | Need(node.columns_used(), timed and node.inputs[0].rows.event_time)
+        case GeneralWindowNode():
+            looked_at = node.columns_used()
+            asked = all_columns(node.inputs[0].rows) if looked_at is None else Need(looked_at)
+            return _late(node, found) | asked | Need(event_time=node.inputs[0].rows.event_time)
         case TopNNode():
             through = frozenset(node.inputs[0].rows.names()) & frozenset(kept(node.rows, need))
             order = frozenset(name for name, _ in node.by)

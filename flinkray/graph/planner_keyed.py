@@ -9,7 +9,7 @@ import pyarrow as pa
 from flinkray.expressions import Expression, col, lit
 from flinkray.graph.aggregates import mergeable, partial_schema
 from flinkray.graph.job_graph import Hash, Rebalance
-from flinkray.graph.logical import ALL, AggregateNode, KeyedNode, RowType, TopNNode
+from flinkray.graph.logical import ALL, AggregateNode, GeneralWindowNode, KeyedNode, RowType, TopNNode
 from flinkray.graph.planner_columns import Need, kept
 from flinkray.graph.planner_drafts import Draft, Link, Port
 from flinkray.graph.windows import SessionWindow
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def lower_aggregate(lowering: Lowering, node: AggregateNode) -> Port:
-    port = _with_arguments(lowering, node, lowering.port(node))
+    port = with_arguments(lowering, node, lowering.port(node))
     keys = node.keys or (ALL,)
     parallelism = lowering.parallelism(node) if node.keys else 1
     obstacle = _obstacle(node)
@@ -34,13 +34,14 @@ def lower_aggregate(lowering: Lowering, node: AggregateNode) -> Port:
     else:
         params |= {"window": node.window, "lateness_us": node.lateness_us, "late_tag": node.late_tag}
     draft = _keyed_draft(lowering, node, "keyed_aggregate" if node.window is None else "window_aggregate", params, port, keys, parallelism)
-    draft.notes.insert(0, _describe_aggregates(node))
+    when = f"window {node.window.describe()}" if node.window is not None else f"emit={node.emit!r}"
+    draft.notes.insert(0, f"{described_aggregates(node)}, {when}")
     if obstacle is not None:
         draft.notes.append(f"not aggregated before the shuffle: {obstacle}")
     return draft.output if node.keys else _without_all(lowering, node, draft)
 
 
-def _with_arguments(lowering: Lowering, node: AggregateNode, port: Port) -> Port:
+def with_arguments(lowering: Lowering, node: AggregateNode | GeneralWindowNode, port: Port) -> Port:
     """Compute what aggregates were given as expressions (and the one key of an aggregate over everything)."""
     if not node.arguments and node.keys:
         return port
@@ -48,9 +49,12 @@ def _with_arguments(lowering: Lowering, node: AggregateNode, port: Port) -> Port
     computed: dict[str, Expression] = dict(node.arguments)
     if not node.keys:
         computed[ALL] = lit(0)
-    plain = {name for a in node.aggregates for name in (a.column, a.by)} | set(node.keys)
+    plain = {name for a in node.aggregates for name in a.inputs()}.union(
+        node.keys, node.others() if isinstance(node, GeneralWindowNode) else ()
+    )
+    everything = isinstance(node, GeneralWindowNode) and node.function is not None
     late = lowering.need(node, node.late_tag).columns if node.late_tag is not None else frozenset()
-    through = [n for n in port.rows.schema.names if n in plain or late is None or n in late]
+    through = [n for n in port.rows.schema.names if everything or n in plain or late is None or n in late]
     columns = (*((name, col(name)) for name in through), *computed.items())
     logical_schema = node.inputs[0].rows.schema
     assert logical_schema is not None
@@ -102,7 +106,7 @@ def _arrives(lowering: Lowering, node: KeyedNode) -> Need:
     """What must reach the operator itself, computed columns included."""
     need = lowering.asked(node)
     if isinstance(node, AggregateNode):
-        used = {name for a in node.aggregates for name in (a.column, a.by) if name is not None}
+        used = {name for a in node.aggregates for name in a.inputs()}
         late = lowering.need(node, node.late_tag) if node.late_tag is not None else Need()
         need = Need(frozenset(used.union(node.keys or (ALL,))), need.event_time) | late
     return need
@@ -193,12 +197,11 @@ def _state(node: KeyedNode, port: Port, keys: tuple[str, ...]) -> list[object]:
     return [typed_keys, window, [f"{f.name} {f.type}" for f in port.rows.schema], [list(by) for by in node.by], node.n]
 
 
-def _describe_aggregates(node: AggregateNode) -> str:
+def described_aggregates(node: AggregateNode | GeneralWindowNode) -> str:
     computed = {name: str(expression) for name, expression in node.arguments}
     parts = []
     for a in node.aggregates:
-        arguments = ", ".join(computed.get(name, name) for name in (a.column, a.by) if name is not None)
+        arguments = ", ".join(computed.get(name, name) for name in a.inputs())
         parts.append(f"{a.output}={a.function}({arguments})")
     over = f"per {', '.join(node.keys)}" if node.keys else "over all rows"
-    when = f"window {node.window.describe()}" if node.window is not None else f"emit={node.emit!r}"
-    return f"{', '.join(parts)} {over}, {when}"
+    return f"{', '.join(parts)} {over}"

@@ -20,6 +20,7 @@ from flinkray.graph.planner_joins import lower_join
 from flinkray.graph.planner_keyed import lower_aggregate, lower_top_n
 from flinkray.graph.planner_process import lower_process
 from flinkray.graph.planner_rows import lower_changes, lower_first, lower_rank
+from flinkray.graph.planner_windows import lower_windows
 from flinkray.graph.resolve import written_schema
 
 SPLITS = pa.schema([("split", pa.string()), ("size", pa.int64())])
@@ -89,6 +90,8 @@ class Lowering:
                 return self._side_output(node)
             case logical.AggregateNode():
                 return lower_aggregate(self, node)
+            case logical.GeneralWindowNode():
+                return lower_windows(self, node)
             case logical.TopNNode():
                 return lower_top_n(self, node)
             case logical.JoinNode():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -26,6 +27,8 @@ class AggregateCall:
     function: str
     argument: str | Expression | None = None
     by: str | Expression | None = None
+    more: tuple[str | Expression, ...] = ()
+    parameter: Any = None
 
 
 def check_keys(stream: LogicalNode, keys: Sequence[str]) -> tuple[str, ...]:
@@ -56,8 +59,8 @@ def aggregate_node(
         require_event_time(stream, "window")
     if not calls:
         raise PlanError("aggregate: give at least one aggregate, like aggregate(bids=fr.agg.count())")
-    aggregates, arguments = _named(schema, calls)
-    _check_outputs(calls, keys, [f.name for f in WINDOW_FIELDS] if window is not None else [])
+    aggregates, arguments = named_aggregates(schema, calls)
+    check_outputs(calls, keys, [f.name for f in WINDOW_FIELDS] if window is not None else [])
     typed = pa.schema([*schema, *(pa.field(n, e.result_type(schema)) for n, e in arguments)])
     result = visible(result_schema(keys, aggregates, window, RowType(typed, stream.rows.event_time).physical()))
     when = "final" if window is not None else check_emit(emit)
@@ -76,7 +79,9 @@ def aggregate_node(
     )
 
 
-def _named(schema: pa.Schema, calls: Mapping[str, AggregateCall]) -> tuple[tuple[Aggregate, ...], tuple[tuple[str, Expression], ...]]:
+def named_aggregates(
+    schema: pa.Schema, calls: Mapping[str, AggregateCall]
+) -> tuple[tuple[Aggregate, ...], tuple[tuple[str, Expression], ...]]:
     """Aggregates over columns, and the columns that have to be computed for them (the same expression once)."""
     arguments: dict[str, Expression] = {}
     names: dict[str, str] = {}
@@ -97,11 +102,13 @@ def _named(schema: pa.Schema, calls: Mapping[str, AggregateCall]) -> tuple[tuple
     for output, call in calls.items():
         if not isinstance(call, AggregateCall):
             raise PlanError(f"aggregate: {output}={call!r} is no aggregate; write {output}=fr.agg.sum('column') or the like")
-        aggregates.append(Aggregate(output, call.function, name_of(call.argument, output), name_of(call.by, output)))
+        more = tuple(str(name_of(each, output)) for each in call.more)
+        made = Aggregate(output, call.function, name_of(call.argument, output), name_of(call.by, output), more, call.parameter)
+        aggregates.append(made)
     return tuple(aggregates), tuple(arguments.items())
 
 
-def _check_outputs(calls: Mapping[str, AggregateCall], keys: Sequence[str], window_columns: Sequence[str]) -> None:
+def check_outputs(calls: Mapping[str, AggregateCall], keys: Sequence[str], window_columns: Sequence[str]) -> None:
     check_names(list(calls), "aggregate")
     for name in (*keys, *calls):
         if name in window_columns:

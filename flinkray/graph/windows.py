@@ -57,11 +57,11 @@ def tumbling(size: Duration, offset: Duration = 0) -> TumblingWindow:
     return TumblingWindow(_positive(size, "Tumbling size"), duration_us(offset, "Tumbling offset"))
 
 
-def sliding(size: Duration, slide: Duration) -> SlidingWindow:
+def sliding(size: Duration, slide: Duration, offset: Duration = 0) -> SlidingWindow:
     size_us, slide_us = _positive(size, "Sliding size"), _positive(slide, "Sliding slide")
     if slide_us > size_us:
         raise PlanError(f"Sliding: slide {slide!r} is longer than size {size!r}; rows between windows would be lost")
-    return SlidingWindow(size_us, slide_us)
+    return SlidingWindow(size_us, slide_us, duration_us(offset, "Sliding offset"))
 
 
 def session(gap: Duration) -> SessionWindow:

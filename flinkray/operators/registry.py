@@ -27,6 +27,7 @@ _CLASSES = {
     "window_top_n": "window_top_n:WindowTopNOperator",
     "interval_join": "interval_join:IntervalJoinOperator",
     "window_join": "window_join:WindowJoinOperator",
+    "general_window": "general_window:GeneralWindowOperator",
     "regular_join": "regular_join:RegularJoinOperator",
     "asof_join": "asof_join:AsOfJoinOperator",
     "rank": "rank:RankOperator",

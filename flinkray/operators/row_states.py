@@ -26,13 +26,19 @@ _FEW_KEYS = 1 << 14
 
 
 class RowStates:
-    """Named `KeyedRows` over one index; `keys`: the key columns of each, by name."""
+    """Named `KeyedRows` over one index; `keys`: the key columns of each, by name. `partitioned_by`: those of them by which rows are
+    dealt out to subtasks (None: all)."""
 
     def __init__(
-        self, context: OperatorContext, index: KeyIndex, states: Mapping[str, KeyedRows], keys: Mapping[str, Sequence[str]]
+        self,
+        context: OperatorContext,
+        index: KeyIndex,
+        states: Mapping[str, KeyedRows],
+        keys: Mapping[str, Sequence[str]],
+        partitioned_by: Sequence[str] | None = None,
     ) -> None:
         self.index, self.history = index, DeltaHistory()
-        self._context, self._states, self._keys = context, dict(states), dict(keys)
+        self._context, self._states, self._keys, self._partitioned_by = context, dict(states), dict(keys), partitioned_by
         self._used = np.zeros(0, np.bool_)
         self._keys_kept = 0
 
@@ -80,7 +86,8 @@ class RowStates:
         return {name: rows.changed_since(since) for name, rows in self._states.items()}
 
     def _capture(self, name: str, copy: RowsCopy, full: bool) -> TableCapture:
-        keys, seed, max_parallelism = self._keys[name], self._context.hash_seed, self._context.max_parallelism
+        keys = self._partitioned_by or self._keys[name]
+        seed, max_parallelism = self._context.hash_seed, self._context.max_parallelism
         schema = self._chunk_schema(name)
 
         def encode() -> pa.Table | None:

@@ -75,7 +75,7 @@ class KeyedRows:
 
     # --- rows
 
-    def add(self, rows: pa.RecordBatch, chosen: Int64Array, slots: Slots, generation: int, **words: Int64Array | int) -> Int64Array:
+    def add(self, rows: pa.RecordBatch, chosen: Int64Array, slots: Slots, generation: int, /, **words: Int64Array | int) -> Int64Array:
         """Keeps copies of the chosen rows of a batch; `slots` and `words` are those of the chosen ones. Returns their positions."""
         first, count = len(self.rows), len(chosen)
         self._heads = grown(self._heads, self.index.high, STEP)
@@ -133,6 +133,9 @@ class KeyedRows:
     def set_word(self, name: str, positions: Int64Array, values: Int64Array | int, generation: int) -> None:
         self._entries[positions, ENTRY_WORDS + self.words.index(name)] = values
         self._entries[positions, GENERATION] = generation
+
+    def is_live(self, positions: Int64Array) -> npt.NDArray[np.bool_]:
+        return self._entries[positions, ALIVE] != 0
 
     def remove(self, positions: Int64Array, generation: int) -> None:
         """Each of them is there, none twice."""

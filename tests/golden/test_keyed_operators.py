@@ -91,6 +91,42 @@ CASES = {
     "distinct": Case(
         lambda bids, _: bids.distinct("auction", "bidder").select("auction", "bidder"), "SELECT DISTINCT auction, bidder FROM bids"
     ),
+    "longest channel of each cumulative window": Case(
+        lambda bids, _: (
+            bids.select("bidder", "channel", "date_time", "price")
+            .key_by("bidder")
+            .window(fr.windows.Cumulative("100ms", "300ms"))
+            .aggregate(channel=fr.agg.max("channel"), prices=fr.agg.sum("price"))
+            .drop("window_start")
+        ),
+        """SELECT bidder, e AS window_end, max(channel) AS channel, sum(price)::BIGINT AS prices
+        FROM bids, LATERAL (SELECT unnest([date_time - date_time % 100000 + 100000 * k for k in [1, 2, 3]]) AS e)
+        WHERE e <= date_time - date_time % 300000 + 300000 GROUP BY ALL""",
+    ),
+    "sessions with names": Case(
+        lambda bids, _: (
+            bids.select("bidder", "channel", "price", "date_time")
+            .key_by("bidder")
+            .window(fr.windows.Session("20ms"))
+            .aggregate(first=fr.agg.min("channel"), bids=fr.agg.count())
+        ),
+        """SELECT bidder, min(date_time) AS window_start, max(date_time) + 20000 AS window_end, min(channel) AS first, count(*) AS bids FROM (
+            SELECT *, sum(begins::INT) OVER (PARTITION BY bidder ORDER BY date_time RANGE UNBOUNDED PRECEDING) AS number FROM (
+                SELECT *, coalesce(date_time - lag(date_time) OVER (PARTITION BY bidder ORDER BY date_time) > 20000, true) AS begins FROM bids
+            )) GROUP BY bidder, number""",
+    ),
+    "early answers": Case(
+        lambda bids, _: (
+            bids.select("auction", "price", "date_time")
+            .key_by("auction")
+            .window(fr.windows.Tumbling("500ms"))
+            .trigger(fr.windows.Trigger(rows=3))
+            .aggregate(dearest=fr.agg.max("price"), bids=fr.agg.count())
+        ),
+        """SELECT auction, date_time - date_time % 500000 AS window_start, date_time - date_time % 500000 + 500000 AS window_end,
+            max(price) AS dearest, count(*) AS bids FROM bids GROUP BY ALL""",
+        key=("auction", "window_start", "window_end"),
+    ),
     "best two of each": Case(
         _top,
         "SELECT auction, bidder, price FROM (SELECT *, rank() OVER (PARTITION BY auction ORDER BY price DESC) AS r FROM bids) WHERE r <= 2",

@@ -1,0 +1,53 @@
+"""How windows of the general kind are laid out: computed arguments, the shuffle, the operator; nothing is aggregated before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from flinkray.graph.job_graph import Hash, Rebalance
+from flinkray.graph.logical import ALL, GeneralWindowNode
+from flinkray.graph.planner_columns import Need, kept
+from flinkray.graph.planner_drafts import Link, Port
+from flinkray.graph.planner_keyed import described_aggregates, with_arguments
+
+if TYPE_CHECKING:
+    from flinkray.graph.planner_lowering import Lowering
+
+
+def lower_windows(lowering: Lowering, node: GeneralWindowNode) -> Port:
+    port, keys = with_arguments(lowering, node, lowering.port(node)), node.keys or (ALL,)
+    asked = lowering.asked(node)
+    if asked.columns is not None:
+        asked = asked.with_columns(frozenset(name for a in node.aggregates for name in a.inputs()).union(keys))
+    port = lowering.drafts.narrow(port, asked)
+    assert port.rows.schema is not None
+    params = {
+        "keys": keys,
+        "windows": node.windows,
+        "aggregates": node.aggregates,
+        "function": node.function,
+        "function_schema": node.rows.schema if node.function is not None else None,
+        "lateness_us": node.lateness_us,
+        "late_tag": node.late_tag,
+    }
+    rows = node.rows
+    if node.function is None and not node.keys:
+        assert rows.schema is not None
+        rows = replace(rows, schema=pa.schema([pa.field(ALL, pa.int64()), *rows.schema]))
+    partitioning = Hash(keys) if node.keys else Rebalance()
+    draft = lowering.draft(node, "general_window", params, rows, [Link(port, partitioning)])
+    draft.parallelism = draft.parallelism if node.keys else 1
+    typed_keys = [f"{name} {port.rows.schema.field(name).type}" for name in keys]
+    columns = [f"{field.name} {field.type}" for field in port.rows.schema]
+    draft.state = [typed_keys, node.windows.describe(), [a.describe() for a in node.aggregates], columns]
+    what = described_aggregates(node) if node.function is None else f"calls {getattr(node.function, '__qualname__', node.function)!s}"
+    draft.notes.insert(0, f"{what}, window {node.windows.describe()}")
+    if node.late_tag is not None:
+        lowering.late[node.serial] = Port(draft, port.rows, node.late_tag)
+        draft.notes.append(f"late rows go to {node.late_tag!r}")
+    if node.keys or node.function is not None:
+        return draft.output
+    return lowering.drafts.narrow(draft.output, Need(frozenset(kept(node.rows, lowering.need(node))), event_time=True), node.rows)
