@@ -120,3 +120,9 @@ def test_a_model_that_cannot_be_loaded_fails_the_job_with_its_traceback() -> Non
         rows.collect()
     assert raised.value.uid == "model"
     assert "in __init__" in raised.value.user_traceback
+
+
+def test_workers_that_the_cluster_has_no_room_for_are_refused_at_once() -> None:
+    rows = fr.StreamEnvironment("too-large").from_batches(pa.table({"n": [1]}))
+    with pytest.raises(fr.ResourceError, match=r"'model' ask for 2 GPUs; the cluster has 0"):
+        rows.map_batches(lambda batch: batch, num_gpus=1, concurrency=2, uid="model").collect()

@@ -15,6 +15,7 @@ import pytest
 
 import flinkray as fr
 from flinkray.connectors.nexmark import nexmark_table
+from jobs import streaming_inference
 from tests.golden import oracle
 
 ROWS = 20_000
@@ -84,3 +85,14 @@ def test_restored_at_another_parallelism_it_goes_on_where_it_was(name: str, befo
     again = start(name, tmp_path, after, "20ms")
     assert again.wait(TIMEOUT_S).records_in == ROWS, "no row was read twice, none was left out"
     check(again, tmp_path)
+
+
+def test_streaming_inference_checks_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"--out": tmp_path / "out", "--rows": 20_000, "--batch-size": 500, "--storage": f"file://{tmp_path}/checkpoints"}
+    arguments = [str(part) for option in options.items() for part in option]
+    monkeypatch.setattr("sys.argv", ["streaming_inference.py", "--runtime", "local", *arguments])
+    streaming_inference.main()
+    assert "checked: 20,000 rows, each once" in capsys.readouterr().out
+    table = pq.read_table(tmp_path / "out")
+    with pytest.raises(SystemExit, match="WRONG"):
+        streaming_inference.check(table.slice(1), 20_000, 0, 64)

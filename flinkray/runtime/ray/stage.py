@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +18,8 @@ import ray
 
 from flinkray.config import HighAvailability
 from flinkray.core.worker_pool import Command, EndWorker, GiveUp, Send, StartWorker, WorkerPool
+from flinkray.errors import ResourceError
+from flinkray.graph.job_graph import JobGraph
 from flinkray.operators.calls import NO_UNIT, Answer, Calls, CallsFactory, CallSpec, Failure, timed
 from flinkray.operators.stage import QUEUED
 from flinkray.runtime.calls import InProcessCalls
@@ -212,14 +214,15 @@ class RayCalls(CallsFactory):
         self.settle(frozenset())
 
 
-def missing_resources(specs: Sequence[tuple[str, int, float, float]]) -> str | None:
-    """What the cluster lacks for stages (uid, workers at least, CPUs and GPUs of each); None: nothing."""
+def check_stages(name: str, graph: JobGraph) -> None:
+    """ResourceError when the cluster is too small for the workers that stages have at least: they would be waited for in vain."""
+    stages = [spec for vertex in graph.vertices for spec in vertex.operators if spec.kind == "stage"]
     total = ray.cluster_resources()
-    wanted: dict[str, float] = defaultdict(float)
-    for _, workers, cpus, gpus in specs:
-        wanted["CPU"] += workers * cpus
-        wanted["GPU"] += workers * gpus
-    lacks = [
-        f"{count:g} {kind}s, of which it has {total.get(kind, 0.0):g}" for kind, count in wanted.items() if count > total.get(kind, 0.0)
-    ]
-    return f"the stages {', '.join(repr(spec[0]) for spec in specs)} ask the cluster for {' and '.join(lacks)}" if lacks else None
+    for kind, parameter in (("CPU", "cpus"), ("GPU", "gpus")):
+        wanted = sum(spec.params["workers"][0] * spec.params[parameter] for spec in stages)
+        if wanted > total.get(kind, 0.0):
+            uids = ", ".join(repr(spec.uid) for spec in stages if spec.params[parameter])
+            raise ResourceError(
+                f"job {name!r}: the workers of {uids} ask for {wanted:g} {kind}s; the cluster has {total.get(kind, 0.0):g}: "
+                f"give map_batches a lower concurrency= or num_{parameter}=, or add nodes"
+            )

@@ -24,6 +24,7 @@ from flinkray.runtime.ray.names import NAMESPACE
 from flinkray.runtime.ray.placement import check_zones, for_first_job_manager
 from flinkray.runtime.ray.presence import Presence
 from flinkray.runtime.ray.reservation import release, reserve
+from flinkray.runtime.ray.stage import check_stages
 from flinkray.runtime.ray.status_copy import answers
 from flinkray.runtime.record import ENDED, JobRecord, Record, new_record
 from flinkray.runtime.savepoints import Outcome
@@ -92,6 +93,7 @@ def submit(bundle: JobBundle) -> RayJob:
         )
     connect()
     check_zones(name, config.high_availability)
+    check_stages(name, bundle.graph)
     _clear_name(name)
     reservation = None if _is_own() else reserve(name, bundle.graph.slots(), config.resources.cpus_per_slot)
     run = secrets.token_hex(8)
