@@ -159,6 +159,12 @@ def record_finished(job: JobState, out: list[JobCommand]) -> None:
     """Once the final checkpoint is committed, and in the savepoints that were asked for."""
     if job.final is None or job.recording or job.writing_savepoints or settled_checkpoint(job) < job.final:
         return
+    if job.halt is not None and job.halt.checkpoint is None:  # asked for when the inputs had ended
+        if job.halt.what == "rescale":
+            undo_halt(job, "its inputs have ended", out)
+        else:
+            note_checkpoint(job, job.final, out)
+            write_savepoints(job, job.final, out)
     if job.halt is not None and job.halt.savepoint and not (job.halt.error or job.halt.savepoint_ready):
         return  # its name is being taken, or it is being written
     job.recording = True

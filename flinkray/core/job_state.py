@@ -246,7 +246,7 @@ class JobState:
         if self.status is JobStatus.RUNNING and len(self.running) != self.workers.slots:
             raise ProtocolError("RUNNING, but not every slot runs")
         stopping = self.halt is not None and self.halt.checkpoint == self.final
-        if self.final is not None and len(self.ended) != self.workers.slots and not stopping:
+        if self.final is not None and len(self.ended) != self.workers.slots and not stopping and not self.status.terminal:
             raise ProtocolError("a final checkpoint before all inputs ended")
         if (self.adoption is not None) != (self.status is JobStatus.ADOPTING):
             raise ProtocolError(f"a job that is {self.status.value}, and what an adoption has learned: {self.adoption}")

@@ -20,7 +20,7 @@ from flinkray.graph.joins import Interval, Join
 from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState, StateCapture
 from flinkray.operators.deltas import DeltaHistory
 from flinkray.operators.join_rows import Int64Array, JoinResult, JoinSides, all_rows, plain_columns
-from flinkray.operators.restore import KEY_GROUP, TableCapture, capture_watermark, restored_watermark
+from flinkray.operators.restore import KEY_GROUP, TableCapture, capture_watermark, restored_watermark, unfinished
 from flinkray.state.arrow_buffers import words_of
 from flinkray.state.interval_rows import IntervalRows, SideCopy
 from flinkray.state.join_kernels import NAME as ENTRY_NAME
@@ -52,6 +52,7 @@ class IntervalJoinOperator(Operator):
 
     def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
         super().open(context, restored, restored_checkpoint)
+        restored = unfinished(restored)
         self._sides = JoinSides(self._join, context)
         self._result = JoinResult(self._join, self._sides.output_schema)
         kept = [plain_schema(self._sides.kept_schema(side)) for side in (0, 1)]

@@ -94,8 +94,17 @@ def capture_watermark(watermark_us: int) -> TableCapture:
 def restored_watermark(restored: Sequence[RestoredState]) -> int:
     """The smallest over the origin subtasks (at an aligned barrier all have the same); MIN_WATERMARK on a fresh start, and where the job had come
     to its end (or was drained): time begins anew with what the restored one reads."""
+    return begun_anew(_smallest_watermark(restored))
+
+
+def _smallest_watermark(restored: Sequence[RestoredState]) -> int:
     tables = [chain[-1] for state in restored if state.name == WATERMARK for chain in state.chains]
-    return begun_anew(min((table.column(WATERMARK)[0].as_py() for table in tables), default=MIN_WATERMARK))
+    return min((table.column(WATERMARK)[0].as_py() for table in tables), default=MIN_WATERMARK)
+
+
+def unfinished(restored: Sequence[RestoredState]) -> Sequence[RestoredState]:
+    """Of an operator whose state is all of some event time: nothing where that was at its end, since all of it has been emitted."""
+    return () if restored and _smallest_watermark(restored) == MAX_WATERMARK else restored
 
 
 def begun_anew(watermark_us: int) -> int:

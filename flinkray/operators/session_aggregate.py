@@ -18,7 +18,7 @@ from flinkray.graph.aggregates import WINDOW_END, WINDOW_START, Aggregate, resul
 from flinkray.graph.windows import SessionWindow, Window
 from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState, StateCapture
 from flinkray.operators.deltas import DeltaHistory
-from flinkray.operators.restore import TableCapture, capture_watermark, restored_watermark
+from flinkray.operators.restore import TableCapture, capture_watermark, restored_watermark, unfinished
 from flinkray.operators.session_chunks import SessionChunks
 from flinkray.state.growth import grown
 from flinkray.state.layout import AggregateLayout
@@ -60,6 +60,7 @@ class SessionAggregateOperator(Operator):
 
     def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
         super().open(context, restored, restored_checkpoint)
+        restored = unfinished(restored)
         schema = context.input_schemas[0]
         if schema is None:
             raise PlanError(f"{context.uid!r}: sessions must know the columns of their rows; declare output_schema= before them")

@@ -18,7 +18,7 @@ from flinkray.graph.aggregates import PANE, WINDOW_END, WINDOW_START, Aggregate,
 from flinkray.graph.windows import SessionWindow, Window
 from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState, StateCapture
 from flinkray.operators.pane_tables import PANE_FIELD, PaneRows, PaneTables
-from flinkray.operators.restore import TableCapture, capture_watermark, restored_watermark
+from flinkray.operators.restore import TableCapture, capture_watermark, restored_watermark, unfinished
 from flinkray.state.arrow_buffers import words_of
 from flinkray.state.grouping import pane_starts, sort_by_pane
 from flinkray.state.key_encoding import KeyCodec
@@ -54,6 +54,7 @@ class WindowAggregateOperator(Operator):
 
     def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
         super().open(context, restored, restored_checkpoint)
+        restored = unfinished(restored)
         schema = context.input_schemas[0]
         if schema is None:
             raise PlanError(f"{context.name}: aggregates need to know their input's columns; declare output_schema upstream")

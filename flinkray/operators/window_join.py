@@ -23,7 +23,7 @@ from flinkray.operators.deltas import DeltaHistory
 from flinkray.operators.interval_join import NAMES
 from flinkray.operators.join_rows import Int64Array, JoinResult, JoinSides, plain_columns
 from flinkray.operators.pane_rows import PaneRows
-from flinkray.operators.restore import KEY_GROUP, TableCapture, capture_watermark, restored_watermark
+from flinkray.operators.restore import KEY_GROUP, TableCapture, capture_watermark, restored_watermark, unfinished
 from flinkray.operators.window_panes import PANE, encode_panes
 from flinkray.state.arrow_buffers import words_of
 from flinkray.state.grouping import pane_starts, sort_by_pane
@@ -49,6 +49,7 @@ class WindowJoinOperator(Operator):
 
     def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
         super().open(context, restored, restored_checkpoint)
+        restored = unfinished(restored)
         self._sides = JoinSides(self._join, context)
         self._result = JoinResult(self._join, self._sides.output_schema)
         self._panes = tuple(PaneRows(plain_schema(self._sides.kept_schema(side))) for side in (0, 1))

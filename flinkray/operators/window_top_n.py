@@ -18,7 +18,7 @@ from flinkray.graph.windows import SessionWindow, SlidingWindow, TumblingWindow,
 from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState, StateCapture
 from flinkray.operators.deltas import DeltaHistory
 from flinkray.operators.ranking import Int64Array, OrderBy, order_codes, top_rows
-from flinkray.operators.restore import TableCapture, capture_watermark, restored_watermark
+from flinkray.operators.restore import TableCapture, capture_watermark, restored_watermark, unfinished
 from flinkray.operators.window_panes import PANE, PaneBuffer, encode_panes, replay_panes
 from flinkray.state.arrow_buffers import words_of
 from flinkray.state.grouping import pane_starts, sort_by_pane
@@ -64,6 +64,7 @@ class WindowTopNOperator(Operator):
 
     def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
         super().open(context, restored, restored_checkpoint)
+        restored = unfinished(restored)
         schema = context.input_schemas[0]
         if schema is None:
             raise PlanError(f"{context.uid!r}: top_n must know the columns of its input; declare output_schema= before it")

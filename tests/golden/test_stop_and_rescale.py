@@ -58,13 +58,14 @@ def test_drained_it_has_shown_everything_of_the_rows_that_it_read(job: str, tmp_
     assert reader(tmp_path).savepoints.describe("drained").state is SavepointState.READY
 
 
-def test_what_is_restored_from_a_drained_savepoint_counts_new_rows_in_new_windows(tmp_path: Path) -> None:
-    handle = running("sessions", tmp_path, parallelism=1)
+@pytest.mark.parametrize("job", ["hot items", "sessions"])
+def test_what_is_restored_from_a_drained_savepoint_counts_new_rows_in_new_windows(job: str, tmp_path: Path) -> None:
+    handle = running(job, tmp_path, parallelism=1)
     until_held(handle)
     handle.stop(savepoint="drained", drain=True, timeout=TIMEOUT_S)
-    result = start("sessions", tmp_path, 1, "savepoint:drained", "second").wait(TIMEOUT_S)
+    result = start(job, tmp_path, 1, "savepoint:drained", "second").wait(TIMEOUT_S)
     assert result.records_in == ROWS
-    expected = JOBS["sessions"][1](nexmark_table("bid", ROWS, 0).slice(ROWS * 4 // 5))
+    expected = JOBS[job][1](nexmark_table("bid", ROWS, 0).slice(ROWS * 4 // 5))
     oracle.same(pq.read_table(tmp_path / "second").select(expected.column_names), expected)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from flinkray.checkpoint.names import log_name, parse_log
 from flinkray.config import duration_s
-from flinkray.core.job_events import JobStatus
+from flinkray.core.job_events import JobStatus, Settle
 from flinkray.core.log_records import RecordKind, decode
 from flinkray.errors import ProtocolError, UsageError
 from flinkray.runtime.task_manager import JobBundle
@@ -18,6 +18,7 @@ from flinkray.testing.simulation.job_manager_process import JobManagerProcess
 from flinkray.testing.simulation.journal import JournalClient, Ledger
 from flinkray.testing.simulation.network import SERVICES, Network
 from flinkray.testing.simulation.output import open_output
+from flinkray.testing.simulation.people import People
 from flinkray.testing.simulation.storage import Disk, SimulatedStore
 from flinkray.testing.simulation.task_manager_process import TaskManagerProcess
 from flinkray.testing.simulation.world import Process, World
@@ -101,6 +102,7 @@ class Cluster:
         self._restore = "latest"
         self._restore_claim = 0
         self._submitting = False
+        self.people = People(self)
 
     def inherit(self, before: Cluster) -> None:
         """Begin with the storage and the output that another run has left."""
@@ -203,6 +205,9 @@ class Cluster:
         for index in range(1 + self.plan.standbys):
             self.start_job_manager(run, index)
 
+    def on_settled(self, run: Run, command: Settle) -> None:
+        self.people.on_settled(run, command)
+
     def rescale(self, rng: random.Random) -> str:
         """Start the job at another parallelism, with or without stopping what runs."""
         self.bundle = rng.choice([bundle for bundle in (self.plan.bundle, *self.plan.rescaled) if bundle is not self.bundle])
@@ -239,6 +244,9 @@ class Cluster:
         if self.finished or status is JobStatus.FINISHED or self.has_finished():
             self.finished = True
             return
+        if status is JobStatus.STOPPED:
+            self._start_again(run)
+            return
         self.failures.append(f"run {run.number}: {type(error).__name__}: {error}")
         if isinstance(error, ProtocolError | UsageError):
             self.checkers.violated("a run ends for a reason", self.failures[-1])
@@ -246,6 +254,15 @@ class Cluster:
             self.checkers.violated("a run ends for a reason", f"nothing was injected, but {self.failures[-1]}")
         if run is self.run:
             self.submit_soon()
+
+    def _start_again(self, run: Run) -> None:
+        """From the savepoint that it was stopped with, where there is one."""
+        if run is not self.run:
+            return
+        name = self.people.stopped_with(run)
+        if name:
+            self._restore, self._restore_claim = f"savepoint:{name}", max(self.log_numbers())
+        self.submit_soon()
 
     # -- the log, as it lies on the disk --------------------------------------------------------------------------
 

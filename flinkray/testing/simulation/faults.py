@@ -75,6 +75,10 @@ class Faults:
     rescale: float = _fault("second", 0.15, "the job is started again at another parallelism")
     restore_older: float = _fault("second", 0.1, "the job is stopped, its output taken back to an older checkpoint, and started from there")
 
+    save: float = _fault("second", 0.2, "a savepoint of the running job is asked for")
+    stop: float = _fault("second", 0.15, "the job is asked to stop, with a savepoint or without, and is started again")
+    rescale_live: float = _fault("second", 0.2, "the running job is asked to go on at another parallelism")
+
     _swarm: bool = field(default=False, metadata={"unit": None})
 
     @classmethod
@@ -107,7 +111,11 @@ class Faults:
             return self
         rng = random.Random(f"{seed}/swarm")
         rates = {}
+        asked = random.Random(f"{seed}/people")
         for kind in KINDS.values():
+            if kind.name in ("save", "stop", "rescale_live"):  # later than the others, whose choices stay as they were
+                rates[kind.name] = kind.typical * 10 ** asked.uniform(-0.6, 0.6) if asked.random() < 0.3 else 0.0
+                continue
             take, strength = rng.random() < 0.3, kind.typical * 10 ** rng.uniform(-0.6, 0.4)
             rates[kind.name] = strength if take else 0.0
         certain = rng.choice([kind for kind in KINDS.values() if kind.restarts and kind.unit == "second"])

@@ -63,7 +63,19 @@ def _plan(build_job: BuildJob, settings: Settings) -> Plan:
     key = f"output-{next(_keys)}"
     others = [parallelism for parallelism in OTHER_PARALLELISMS if parallelism != settings.parallelism]
     bundle, *rescaled = (_bundle(build_job, replace(settings, parallelism=p), key) for p in (settings.parallelism, *others))
-    return Plan(bundle, key, tuple(rescaled), standbys=settings.standbys)
+    graphs = tuple((one.config.parallelism, one.graph) for one in (bundle, *rescaled))
+    first, *more = (RehearsedBundle(one.graph, one.config, one.application, graphs=graphs) for one in (bundle, *rescaled))
+    return Plan(first, key, tuple(more), standbys=settings.standbys)
+
+
+@dataclass(frozen=True)
+class RehearsedBundle(JobBundle):
+    """Has been planned at every parallelism that the job may be asked to run at."""
+
+    graphs: tuple[tuple[int, JobGraph], ...] = ()
+
+    def graph_at(self, parallelism: int) -> JobGraph:
+        return dict(self.graphs)[parallelism] if parallelism else self.graph
 
 
 def _bundle(build_job: BuildJob, settings: Settings, key: str) -> JobBundle:

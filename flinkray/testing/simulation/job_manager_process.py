@@ -38,7 +38,19 @@ from flinkray.core.job_events import (
 )
 from flinkray.core.journal_calls import JournalCall, Recorded
 from flinkray.core.leadership import Leadership, LeadershipState
-from flinkray.core.leadership_events import Append, Beat, Begin, Lead, LeadershipEvent, LeaseChanged, Superseded, Waited, Watch, WatchBroke
+from flinkray.core.leadership_events import (
+    Append,
+    Beat,
+    Begin,
+    Lead,
+    LeadershipEvent,
+    LeaseChanged,
+    Leave,
+    Superseded,
+    Waited,
+    Watch,
+    WatchBroke,
+)
 from flinkray.core.leadership_events import StandDown as Deposed
 from flinkray.errors import DeposedError, FlinkrayError, ProtocolError, StorageError, UsageError
 from flinkray.testing.simulation.reign import Reign
@@ -103,6 +115,8 @@ class JobManagerProcess(Process):
                 self._reign(command)
             elif isinstance(command, Deposed):
                 self._abdicate(command.reason)
+            elif isinstance(command, Leave) and self.reign is None:  # whoever ended the run may have died with the news
+                self._cluster.on_run_over(self.run, JobStatus(command.status), "its end was found in the journal")
             elif isinstance(command, LeaseChanged):
                 self._give(LeadershipInDoubt(not command.held))
         self._cluster.checkers.job_manager(self)
@@ -225,6 +239,10 @@ class JobManagerProcess(Process):
         """The process that was asked for exists; it is warm when it answers."""
         if self.reign is not None:
             self.reign.calls.open(process)
+
+    def ask(self, event: JobEvent) -> None:
+        """Somebody wants something of the job that this process leads."""
+        self._give(event)
 
     def on_death(self, process: TaskManagerProcess, reason: str) -> None:
         """An open call failed."""

@@ -25,7 +25,7 @@ from flinkray.testing.simulation.world import Process
 if TYPE_CHECKING:
     from flinkray.testing.simulation.cluster import Cluster
 
-_KEY = LocalKeyProvider(b"simulated".ljust(KEY_BYTES), "the simulation's key")
+KEY = LocalKeyProvider(b"simulated".ljust(KEY_BYTES), "the simulation's key")
 
 
 class SimulatedStorage(JobStorage):
@@ -37,7 +37,7 @@ class SimulatedStorage(JobStorage):
         self._stop = _VirtualEvent(process)
 
     def _provider(self) -> KeyProvider:
-        return _KEY
+        return KEY
 
     def _open_store(self) -> ObjectStore:
         return self._given
@@ -60,7 +60,7 @@ class Reign:
     def __init__(
         self, process: Process, store: ObjectStore, cluster: Cluster, bundle: JobBundle, token: str, give: Callable[[JobEvent], None]
     ) -> None:
-        self.core = JobCore(bundle.graph, job_settings(bundle.config), token, transactional_uids(bundle.graph))
+        self.core = JobCore(bundle.graph, job_settings(bundle.config), token, transactional_uids(bundle.graph), bundle.graph_at)
         self.gate = JournalGate()
         self.storage = SimulatedStorage(bundle, token, cluster.world.seed, store, process)
         self.io = Lane(process)

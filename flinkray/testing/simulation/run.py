@@ -86,6 +86,8 @@ def _run(plan: Plan, seed: int, faults: Faults, only: frozenset[tuple[str, int]]
     rows = cluster.output.rows()
     if cluster.finished and not checkers.violations and plan.expected is not None:
         _compare(cluster, rows, plan.expected)
+        if not checkers.violations:
+            cluster.people.check()
         if not checkers.violations and seed % EVERY == 0:
             checkers.coverage["checkpoints restored afterwards"] += check_restores(cluster)
     return _report(cluster, plan, faults, rows, finished_at)

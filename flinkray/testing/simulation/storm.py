@@ -37,6 +37,9 @@ class Storm:
             "resubmit": self._resubmit,
             "restore_older": self._restore_older,
             "rescale": self._rescale,
+            "save": lambda fault, rng: cluster.people.save(rng),
+            "stop": lambda fault, rng: cluster.people.stop(rng),
+            "rescale_live": lambda fault, rng: cluster.people.rescale(rng),
         }
         cluster.injector.storm = True
         for kind, action in actions.items():
