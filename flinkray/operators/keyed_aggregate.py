@@ -57,7 +57,8 @@ class KeyedAggregateOperator(Operator):
             raise PlanError(f"{context.name}: aggregates need to know their input's columns; declare output_schema upstream")
         self._layout = self._make_layout(context, schema)
         self._key_fields = [self._schema.field(key) for key in self._keys]
-        self._table = KeyedTable([field.type for field in self._key_fields], self._layout.initial, context.hash_seed)
+        expected = sum(chain[0].num_rows for state in restored if state.name == ROWS_STATE for chain in state.chains if chain)
+        self._table = KeyedTable([field.type for field in self._key_fields], self._layout.initial, context.hash_seed, expected)
         for state in restored:
             if state.name == ROWS_STATE:
                 self._restore_rows(state, restored_checkpoint)
