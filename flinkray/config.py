@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
@@ -94,13 +95,28 @@ class Checkpointing:
             raise ConfigError(f"Checkpointing.storage: {self.storage!r} is no URI; write file:///path or s3://bucket/prefix")
 
 
+RESTART_CAUSES = ("user", "process", "node", "channel", "storage", "sink")
+
+
 @dataclass(frozen=True)
 class RestartStrategy:
-    """What to do after a failure. `attempts=None` never gives up."""
+    """What to do after a failure. `attempts`: restarts for one cause, None for any number.
+
+    `budgets`: by cause, failures in a row without a checkpoint completed in between that end the job whatever `attempts` says. Causes are
+    "user" (3 when it is not given), "sink" (20), "process", "node", "channel" and "storage" (no limit when they are not given).
+    """
 
     initial: Duration = "100ms"
     maximum: Duration = "60s"
     attempts: int | None = None
+    budgets: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for cause, failures in self.budgets.items():
+            if cause not in RESTART_CAUSES:
+                raise ConfigError(f"RestartStrategy.budgets: {cause!r} is no cause; there are {', '.join(RESTART_CAUSES)}")
+            if failures < 1:
+                raise ConfigError(f"RestartStrategy.budgets: {failures} failures for {cause!r}; give 1 or more")
 
     @classmethod
     def exponential_delay(cls, initial: Duration = "100ms", maximum: Duration = "60s", attempts: int | None = None) -> RestartStrategy:

@@ -51,7 +51,11 @@ class SourceError(FlinkrayError):
 
 
 class SinkError(FlinkrayError):
-    """An output that cannot be written."""
+    """An output that cannot be written. `permanent`: it would fail again, however often it is tried."""
+
+    def __init__(self, message: str = "", permanent: bool = False) -> None:
+        super().__init__(message)
+        self.permanent = permanent
 
 
 class StorageError(FlinkrayError):

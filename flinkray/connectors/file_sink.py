@@ -184,7 +184,7 @@ class FileSinkWriter(SinkWriter):
                 arrays.append(self._sequence(batch.num_rows))
             elif index < 0 or batch.schema.field(index).type != column.type:
                 found = "missing" if index < 0 else str(batch.schema.field(index).type)
-                raise SinkError(f"{self._sink.describe()}: column {column.name!r} is {found}, and was {column.type} before")
+                raise SinkError(f"{self._sink.describe()}: column {column.name!r} is {found}, and was {column.type} before", permanent=True)
             else:
                 arrays.append(batch.column(index))
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)

@@ -189,7 +189,8 @@ class MemorySinkWriter(SinkWriter):
                     continue
                 if name not in prepared:
                     raise SinkError(
-                        f"MemorySink {self._name!r}: {name} was prepared by a process that is gone, and its rows with it; use a file sink"
+                        f"MemorySink {self._name!r}: {name} was prepared by a process that is gone, and its rows with it; use a file sink",
+                        permanent=True,
                     )
                 committed[name] = prepared.pop(name)
 
@@ -255,7 +256,8 @@ class CollectWriter(SinkWriter):
         if self._bytes > self._sink.max_bytes:
             raise SinkError(
                 f"collect: over {self._sink.max_bytes} bytes of rows. Write them with sink_to(fr.sinks.Parquet(dir)), take fewer with "
-                "collect(limit=), or aggregate first"
+                "collect(limit=), or aggregate first",
+                permanent=True,
             )
         if kept.num_rows:
             self._open.append(kept)
@@ -273,7 +275,9 @@ class CollectWriter(SinkWriter):
             if number in self._done:
                 continue
             if number not in self._prepared:
-                raise SinkError("collect: rows that another process kept are gone with it; run it again, or write with a file sink")
+                raise SinkError(
+                    "collect: rows that another process kept are gone with it; run it again, or write with a file sink", permanent=True
+                )
             self.committed += self._prepared.pop(number)
             self._done.add(number)
 

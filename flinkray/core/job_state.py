@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from flinkray.core.channels import Channels
 from flinkray.core.checkpoints import CheckpointCoordinator, CheckpointPolicy
-from flinkray.core.failures import FailurePolicy
+from flinkray.core.failures import BUDGETS, FailurePolicy
 from flinkray.core.job_events import Adopted, CheckpointContent, JobCommand, JobStatus, KillWorker, WriteJournal
 from flinkray.core.journal_records import WorkerGone
 from flinkray.core.journal_view import JournalView
@@ -49,6 +49,8 @@ class JobSettings:
     restart_maximum_s: float
     restart_attempts: int | None
     allow_repeated_output: bool = False
+    restart_budgets: Mapping[str, int] = field(default_factory=dict)
+    """Over `failures.BUDGETS`."""
     retained: int = 3
     """Complete checkpoints that storage keeps, and a restart may fall back to."""
 
@@ -128,7 +130,12 @@ class JobState:
         slots = self.graph.slots()
         self.workers = Workers(slots, self.settings.spares)
         self.checkpoints = CheckpointCoordinator(self.settings.checkpoints, slots, next_id=1)
-        self.policy = FailurePolicy(self.settings.restart_initial_s, self.settings.restart_maximum_s, self.settings.restart_attempts)
+        self.policy = FailurePolicy(
+            self.settings.restart_initial_s,
+            self.settings.restart_maximum_s,
+            self.settings.restart_attempts,
+            BUDGETS | dict(self.settings.restart_budgets),
+        )
         self.outstanding = Outstanding()
         self.channels = Channels()
         self.epoch = Epoch(0, 1, self.token)

@@ -22,8 +22,8 @@ class TaskManagerState(Enum):
     FAILED = "failed"
 
 
-FailureCause = Literal["user", "process", "node", "storage", "channel", "damaged", "input"]
-"""Why an attempt failed: each cause has a restart budget of its own."""
+FailureCause = Literal["user", "process", "node", "storage", "channel", "damaged", "input", "sink", "output"]
+"""Why an attempt failed: each cause has a restart budget of its own. `sink`: an output could not be written; `output`: and never can be."""
 
 
 @dataclass(frozen=True)

@@ -350,6 +350,7 @@ def job_settings(config: JobConfig) -> JobSettings:
         restart_initial_s=duration_s(config.restart.initial),
         restart_maximum_s=duration_s(config.restart.maximum),
         restart_attempts=config.restart.attempts,
+        restart_budgets=config.restart.budgets,
         allow_repeated_output=config.allow_repeated_output,
         retained=checkpointing.retained if checkpointing else 1,
     )

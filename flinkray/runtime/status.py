@@ -21,6 +21,7 @@ def status_document(
         "status": core.shown_status.value,
         "attempt": core.attempt,
         "restarts": core.restarts,
+        "failures": dict(core.policy.failures),
         "stale_ms": 0,
         "waiting_for": core.waiting_for if not core.status.terminal and core.status.value != "RUNNING" else "",
         "leader": {"epoch": core.epoch.election, "claim": core.epoch.claim, **identity},

@@ -358,7 +358,9 @@ def cause_of(error: Exception) -> FailureCause:
         return "damaged"
     if isinstance(error, SourceError):
         return "input"
-    if isinstance(error, StorageError | SinkError | OSError):
+    if isinstance(error, SinkError):
+        return "output" if error.permanent else "sink"
+    if isinstance(error, StorageError | OSError):
         return "storage"
     return "user"
 

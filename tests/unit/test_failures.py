@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from flinkray.core.failures import FailurePolicy, GiveUp, Restart
+import pickle
+
+import pytest
+
+from flinkray.config import RestartStrategy
+from flinkray.core.failures import BUDGETS, FailurePolicy, GiveUp, Restart
+from flinkray.errors import ConfigError, SinkError
+from flinkray.runtime.task_manager import cause_of
 
 
 def policy(attempts: int | None = None) -> FailurePolicy:
@@ -58,3 +65,42 @@ def test_attempts_are_a_limit_and_zero_means_none() -> None:
     p = policy(1)
     assert isinstance(p.decide("process", 0), Restart)
     assert isinstance(p.decide("process", 1), GiveUp)
+
+
+def test_an_output_that_cannot_be_written_is_tried_long_and_not_for_ever_however_rarely_it_fails() -> None:
+    p = policy()
+    for number in range(BUDGETS["sink"] - 1):
+        assert isinstance(p.decide("sink", 100.0 * number), Restart)
+    last = p.decide("sink", 5000.0)
+    assert isinstance(last, GiveUp)
+    assert "newest checkpoint" in last.why
+    assert p.failures == {"sink": BUDGETS["sink"]}
+
+
+def test_an_outage_of_an_output_is_forgotten_with_the_next_checkpoint() -> None:
+    p = policy()
+    for _ in range(3):
+        for number in range(BUDGETS["sink"] - 1):
+            assert isinstance(p.decide("sink", number), Restart)
+        p.on_progress()
+
+
+def test_an_output_that_never_can_be_written_is_not_tried_again() -> None:
+    assert isinstance(policy().decide("output", 0), GiveUp)
+    assert cause_of(SinkError("no", permanent=True)) == "output"
+    assert cause_of(pickle.loads(pickle.dumps(SinkError("no", permanent=True)))) == "output"
+    assert cause_of(SinkError("not now")) == "sink"
+
+
+def test_budgets_are_given_by_cause() -> None:
+    p = FailurePolicy(0.1, 1.0, None, {"process": 2})
+    assert isinstance(p.decide("process", 0), Restart)
+    assert isinstance(p.decide("user", 0), Restart)
+    assert isinstance(p.decide("process", 100), GiveUp)
+
+
+def test_a_budget_of_no_cause_is_refused() -> None:
+    with pytest.raises(ConfigError, match="user, process"):
+        RestartStrategy(budgets={"disk": 3})
+    with pytest.raises(ConfigError, match="1 or more"):
+        RestartStrategy(budgets={"user": 0})
