@@ -103,7 +103,7 @@ def on_manifest(job: JobState, event: ManifestFate, now: float, out: list[JobCom
     if content is None or content.checkpoint != event.checkpoint:
         return
     if event.fate == "deposed":
-        fail(job, DeposedError(f"another owner has taken over the application: {event.reason}"), out)
+        fail(job, DeposedError(f"ownership lost: {event.reason}"), out)
         return
     job.writing = None
     pending = job.checkpoints.pending

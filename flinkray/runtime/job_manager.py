@@ -61,6 +61,8 @@ from flinkray.runtime.status import status_document
 from flinkray.runtime.task_manager import JobBundle, Secrets
 
 TICK_S = 0.02
+FROZEN_S = 2.0
+"""A loop that has not turned for so long says nothing about the silence of others."""
 
 _EVENTS: dict[str, Callable[..., JobEvent]] = {"savepoint": SavepointRequested, "stop": StopRequested, "rescale": RescaleRequested}
 """What may be asked of a running job, besides `cancel`."""
@@ -110,6 +112,7 @@ class JobManager:
         self._identity = identity
         self._times: dict[str, str | None] = {"submitted_at": now_iso(), "running_at": None, "first_row_at": None, "finished_at": None}
         self._keep_alive_at: float | None = None
+        self._looked_at = time.monotonic()
         self.on_status: Callable[[dict[str, Any]], None] | None = None
         """Called about twice a second and at the end, from the loop thread, with the status document."""
 
@@ -196,9 +199,11 @@ class JobManager:
                 executor.shutdown(wait=False, cancel_futures=True)
 
     def _next_event(self) -> JobEvent | _Recorded:
-        silent = self._keep_alive_at is not None and time.monotonic() - self._keep_alive_at > 4 * duration_s(
-            self.bundle.config.heartbeat_timeout
-        )
+        now = time.monotonic()
+        if self._keep_alive_at is not None and now - self._looked_at > FROZEN_S:
+            self._keep_alive_at = now  # this process was frozen; the driver may have called in vain
+        self._looked_at = now
+        silent = self._keep_alive_at is not None and now - self._keep_alive_at > 4 * duration_s(self.bundle.config.heartbeat_timeout)
         if silent and not self.bundle.config.detached:
             self._keep_alive_at = None
             return CancelRequested("the driver that started the job is gone")

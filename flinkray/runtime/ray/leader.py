@@ -94,8 +94,8 @@ class Leader:
         deadline = time.monotonic() + timeout_s
         open_calls: dict[Any, Any] = {}
         while True:
-            first, *others = self._candidates()
-            for actor in (first, *others) if open_calls or self._actor is None else (first,):
+            last = self._actor
+            for actor in [last] if last is not None and not open_calls else self._candidates():
                 if actor not in open_calls.values():
                     open_calls[getattr(actor, method).options(concurrency_group=group).remote(self._run, *arguments)] = actor
             done, _ = ray.wait(list(open_calls), timeout=HEDGE_S + takes_s)
@@ -104,8 +104,10 @@ class Leader:
                 answer = self._take(call)
                 if isinstance(answer, OtherRun):
                     self._others.add(actor._actor_id)
+                    self._actor = None
                     continue
                 if isinstance(answer, NotLeading):
+                    self._actor = None  # also one that led: it was deposed without dying
                     time.sleep(_PAUSE_S)
                     continue
                 self._actor = actor
@@ -121,12 +123,11 @@ class Leader:
         try:
             return ray.get(call)
         except RayActorError:
-            self._actor = None
             return NotLeading()
 
     def _candidates(self) -> list[Any]:
-        """The last leader first."""
+        """Whoever may lead. Asks the GCS, and waits for it while it is away: the one that led last is called without."""
         actors = [actor for actor in job_managers(self._name) if actor._actor_id not in self._others]
         if not actors:
             raise JobFailedError(f"job {self._name}: its JobManagers are gone; start the job again to go on from the latest checkpoint")
-        return sorted(actors, key=lambda actor: self._actor is None or actor._actor_id != self._actor._actor_id)
+        return actors

@@ -1,0 +1,158 @@
+"""The head lost: its GCS alone, with the leader, with everything on it; and the whole cluster. The GCS keeps its tables in RocksDB on a disk that
+survives. Nothing of the job is placed on the head, and the driver is on another host, too.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.chaos import hosts
+from tests.chaos.hosts import Network
+from tests.chaos.remote_driver import RemoteJob, Status, ready
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(400)]
+
+AWAY_S = 8.0
+
+
+@dataclass
+class Cluster:
+    network: Network
+    folder: Path
+    address: str = ""
+    _gcs: dict[str, Any] = field(default_factory=dict)
+    _started: subprocess.Popen[bytes] | None = None
+
+    @property
+    def durable(self) -> dict[str, str]:
+        return {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(self.folder / "gcs")}
+
+    def start_head(self) -> None:
+        (self.folder / "ray_current_cluster").unlink(missing_ok=True)  # else Ray takes the other hosts' processes for a head of this one
+        self.address = hosts.start_head(self.network.hosts[0], self.folder, **self.durable)
+
+    def start_workers(self) -> None:
+        for host, zone in zip(self.network.hosts[1:], "ab", strict=True):
+            hosts.start_worker(host, self.address, 2, zone)
+
+    def kill_gcs(self) -> None:
+        """The process alone; `start_gcs` starts it as it was."""
+        gcs = next(one for one in map(psutil.Process, self.network.hosts[0].pids()) if one.name() == "gcs_server")
+        self._gcs = {"args": self.network.hosts[0].command(*gcs.cmdline()), "env": gcs.environ(), "cwd": gcs.cwd()}
+        gcs.kill()
+        gcs.wait(10)
+
+    def start_gcs(self) -> float:
+        """Returns when it listens again."""
+        self._started = subprocess.Popen(**self._gcs, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 30
+        while not any(one.name() == "gcs_server" and listens(one) for one in map(psutil.Process, self.network.hosts[0].pids())):
+            assert time.monotonic() < deadline, "the GCS does not come back"
+            time.sleep(0.02)
+        return time.monotonic()
+
+    def kill_head(self) -> None:
+        self.network.hosts[0].kill()
+        if self._started is not None:
+            self._started.wait()
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    folder = Path(tempfile.mkdtemp(prefix="h", dir="/tmp"))  # short: it holds names of sockets
+    for network in hosts.network(3):
+        cluster = Cluster(network, folder)
+        cluster.start_head()
+        cluster.start_workers()
+        yield cluster
+        cluster.kill_head()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def job(cluster: Cluster, tmp_path: Path) -> Iterator[RemoteJob]:
+    job = RemoteJob(tmp_path, cluster.address, cluster.network.hosts[1].command())
+    yield job
+    job.end()
+
+
+def listens(process: psutil.Process) -> bool:
+    """On the GCS's port, by the tables of its own namespace."""
+    tables = "".join(Path(f"/proc/{process.pid}/net/{name}").read_text() for name in ("tcp", "tcp6"))
+    return any(f":{hosts.GCS_PORT:04X} " in line and line.split()[3] == "0A" for line in tables.splitlines())
+
+
+def pids(status: Status) -> set[int]:
+    return {tm["pid"] for tm in status["task_managers"] if tm["role"] == "active"}
+
+
+def rows_flow(job: RemoteJob, while_s: float) -> None:
+    """What is read grows all the while. The driver knows the leader, and needs no GCS to ask it."""
+    until = time.monotonic() + while_s
+    rows = job.status()["records_in"]
+    while time.monotonic() < until:
+        time.sleep(1.0)
+        now = job.status()["records_in"]
+        assert now > rows
+        rows = now
+
+
+def nothing_was_restarted(job: RemoteJob, before: Status) -> dict[str, Any]:
+    completed = job.status()["checkpoints"]["completed"]
+    status = job.until(lambda s: s["checkpoints"]["completed"] >= completed + 2)
+    assert (status["attempt"], pids(status)) == (before["attempt"], pids(before))
+    result = job.finish()
+    print(result, *job.ask("lines"), sep="\n")
+    assert result["restarts"] == 0
+    return result
+
+
+def test_rows_flow_while_the_gcs_is_away(cluster: Cluster, job: RemoteJob) -> None:
+    before = job.until(ready())
+    cluster.kill_gcs()
+    rows_flow(job, AWAY_S)
+    away = job.status()["checkpoints"]["completed"]
+    since = cluster.start_gcs()
+    job.until(lambda s: s["checkpoints"]["completed"] > away)
+    print(f"a checkpoint is complete {time.monotonic() - since:.2f} s after the GCS's return")
+    nothing_was_restarted(job, before)
+
+
+def test_the_gcs_and_the_leader_killed_together(cluster: Cluster, job: RemoteJob) -> None:
+    before = job.until(ready())
+    cluster.kill_gcs()
+    psutil.Process(before["leader"]["pid"]).kill()
+    written = job.probed()
+    time.sleep(AWAY_S)
+    assert job.probed() > written, "rows arrive at the sink without GCS and leader"
+    since = cluster.start_gcs()
+    job.until(lambda s: s["status"] == "RUNNING" and s["leader"]["pid"] != before["leader"]["pid"])
+    print(f"led again {time.monotonic() - since:.2f} s after the GCS's return")
+    nothing_was_restarted(job, before)
+
+
+@pytest.mark.parametrize("with_leader", [False, True], ids=["alone", "and the leader"])
+def test_the_whole_head_killed_and_restarted(cluster: Cluster, job: RemoteJob, with_leader: bool) -> None:
+    before = job.until(ready())
+    cluster.kill_head()
+    written = job.probed()
+    if with_leader:
+        psutil.Process(before["leader"]["pid"]).kill()
+    time.sleep(AWAY_S)
+    assert job.probed() > written, "rows arrive at the sink without a head"
+    cluster.start_head()
+    since = time.monotonic()
+    completed = before["checkpoints"]["completed"]
+    job.until(lambda s: s["checkpoints"]["completed"] > completed and (s["leader"]["pid"] != before["leader"]["pid"]) is with_leader)
+    print(f"led, with a new checkpoint, {time.monotonic() - since:.2f} s after `ray start --head`")
+    nothing_was_restarted(job, before)
