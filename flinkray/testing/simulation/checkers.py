@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from flinkray.checkpoint.names import log_name, parse_data_object, parse_log
 from flinkray.core.job_events import Adopted, CheckpointContent, JobEvent, ManifestFate, Opened
 from flinkray.core.log_records import RecordFormatError, RecordHeader, RecordKind, decode
-from flinkray.core.messages import Command, Deploy, Report
+from flinkray.core.messages import Command, Deploy, Report, TaskFailed
 from flinkray.errors import ProtocolError
 from flinkray.testing.simulation.output import Output, Row
+from flinkray.testing.simulation.user_code import RAISED
 
 if TYPE_CHECKING:
     from flinkray.testing.simulation.job_manager_process import JobManagerProcess
@@ -117,8 +118,16 @@ class Checkers:
             self.coverage[f"manifest {event.fate}"] += 1
         elif isinstance(event, Report):
             self.coverage[f"report {type(event.body).__name__}"] += 1
+            if isinstance(event.body, TaskFailed):
+                self._failed(event.body)
         else:
             self.coverage[f"event {type(event).__name__}"] += 1
+
+    def _failed(self, failure: TaskFailed) -> None:
+        """Storage and channels fail in a storm; operators and user code do where `user_error` strikes, and nowhere else."""
+        self.coverage[f"failure {failure.cause}"] += 1
+        if failure.cause in ("user", "input") and RAISED not in failure.message:
+            self.violated("an attempt fails for a reason", f"{failure.uid or failure.task}: {failure.message}")
 
     def command(self, command: Command) -> None:
         self.coverage[f"command {type(command.body).__name__}"] += 1
@@ -128,7 +137,7 @@ class Checkers:
     def opened(self, process: JobManagerProcess, event: Opened | Adopted) -> None:
         if isinstance(event, Adopted):
             return
-        used = max((header.checkpoint for number, header in self._headers.items() if number < event.claim), default=0)
+        used = max((entry.header.checkpoint for number, entry in self.complete.items() if number < event.claim), default=0)
         if event.next_checkpoint <= used:
             self.violated("ids never repeat", f"{process.name} would begin with checkpoint {event.next_checkpoint}; {used} is in the log")
 

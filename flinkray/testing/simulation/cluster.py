@@ -162,6 +162,10 @@ class Cluster:
     def active(self) -> list[TaskManagerProcess]:
         return [process for process in self.task_managers.values() if process.alive and not process.paused]
 
+    def connected(self) -> list[TaskManagerProcess]:
+        """Those that have channels to others."""
+        return [process for process in self.active() if process.exchange.peers]
+
     @property
     def run(self) -> Run:
         """The newest: what people look at."""
@@ -247,7 +251,7 @@ class Cluster:
         if status is JobStatus.STOPPED:
             self._start_again(run)
             return
-        self.failures.append(f"run {run.number}: {type(error).__name__}: {error}")
+        self.failures.append(f"run {run.number}: {type(error).__name__}: {error}" if error else f"run {run.number} ended {status.value}")
         if isinstance(error, ProtocolError | UsageError):
             self.checkers.violated("a run ends for a reason", self.failures[-1])
         elif not self.injector.happened:

@@ -157,6 +157,11 @@ class SimulatedExchange(Exchange):
         directory[instance] = (process, self)
 
     @property
+    def peers(self) -> Sequence[str]:
+        """Instances of the slots that this one has channels with."""
+        return list(self._peers)
+
+    @property
     def endpoint(self) -> Endpoint:
         return self._endpoint
 

@@ -41,7 +41,7 @@ class Faults:
     frame_duplicate: float = _fault("frame", 0.004, "frames to a peer arrive twice", restarts=True)
     frame_reorder: float = _fault("frame", 0.004, "frames to a peer are overtaken by later ones", restarts=True)
     frame_delay: float = _fault("frame", 0.02, "frames to a peer take long, and those behind them")
-    reset: float = _fault("second", 0.4, "a connection between two TaskManagers is reset: what is on its way is lost", restarts=True)
+    reset: float = _fault("second", 0.4, "a connection between two TaskManagers is reset: what is on its way is lost")
     cut: float = _fault("second", 0.4, "two TaskManagers are cut from each other only", restarts=True)
     # -- the network as a whole --
     partition: float = _fault("second", 0.3, "a process is cut off, in both directions")
@@ -74,7 +74,7 @@ class Faults:
     resubmit: float = _fault("second", 0.15, "the job is started again elsewhere while it runs")
     rescale: float = _fault("second", 0.15, "the job is started again at another parallelism")
     restore_older: float = _fault("second", 0.1, "the job is stopped, its output taken back to an older checkpoint, and started from there")
-
+    cancel: float = _fault("second", 0.1, "the job is cancelled, in doubt twice, and started again")
     save: float = _fault("second", 0.2, "a savepoint of the running job is asked for")
     stop: float = _fault("second", 0.15, "the job is asked to stop, with a savepoint or without, and is started again")
     rescale_live: float = _fault("second", 0.2, "the running job is asked to go on at another parallelism")
@@ -111,14 +111,11 @@ class Faults:
             return self
         rng = random.Random(f"{seed}/swarm")
         rates = {}
-        asked = random.Random(f"{seed}/people")
         for kind in KINDS.values():
-            if kind.name in ("save", "stop", "rescale_live"):  # later than the others, whose choices stay as they were
-                rates[kind.name] = kind.typical * 10 ** asked.uniform(-0.6, 0.6) if asked.random() < 0.3 else 0.0
-                continue
             take, strength = rng.random() < 0.3, kind.typical * 10 ** rng.uniform(-0.6, 0.4)
             rates[kind.name] = strength if take else 0.0
-        certain = rng.choice([kind for kind in KINDS.values() if kind.restarts and kind.unit == "second"])
+        always = random.Random(f"{seed}/always")
+        certain = always.choice([kind for kind in KINDS.values() if kind.restarts and kind.unit == "second"])
         rates[certain.name] = max(rates[certain.name], 3.0)
         return replace(Faults.none(), **_given(rates))
 

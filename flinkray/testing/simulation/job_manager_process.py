@@ -113,6 +113,8 @@ class JobManagerProcess(Process):
                 self._look_at_leader(command)
             elif isinstance(command, Lead):
                 self._reign(command)
+            elif isinstance(command, Leave):
+                self._cluster.on_run_over(self.run, JobStatus(command.status), None)  # its leader died before it said so
             elif isinstance(command, Deposed):
                 self._abdicate(command.reason)
             elif isinstance(command, Leave) and self.reign is None:  # whoever ended the run may have died with the news

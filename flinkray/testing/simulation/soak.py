@@ -19,7 +19,7 @@ from flinkray.testing.simulation.run import simulate
 STATES: tuple[str, ...] = (
     *(f"job {status.value}" for status in JobStatus if status not in (JobStatus.STOPPING, JobStatus.STOPPED)),
     *(f"JobManager {state.value}" for state in LeadershipState),
-    *(f"TaskManager {state.value}" for state in TaskManagerState),
+    *(f"TaskManager {state.value}" for state in TaskManagerState if state is not TaskManagerState.DEPLOYING),  # which is over within a step
     *(f"record {kind.value}" for kind in RecordKind),
     *(f"command {name}" for name in ("Deploy", "Start", "Trigger", "Abort", "Notify", "Stop", "Hello")),
     *(
@@ -40,6 +40,7 @@ STATES: tuple[str, ...] = (
             "Stats",
         )
     ),
+    *(f"failure {cause}" for cause in ("user", "storage", "damaged")),
     "manifest complete",
     "manifest failed",
     "manifest deposed",
@@ -49,6 +50,7 @@ STATES: tuple[str, ...] = (
     "event Adopted",
     "event OpenFailed",
     "event WorkerLost",
+    "event CancelRequested",
     "event LeadershipInDoubt",
     "checkpoints restored afterwards",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from flinkray.core.job_events import CancelRequested
 from flinkray.testing.simulation.cluster import ZONES, Cluster
 from flinkray.testing.simulation.faults import Injected
 from flinkray.testing.simulation.network import between, isolation, zone_border
@@ -37,6 +38,7 @@ class Storm:
             "resubmit": self._resubmit,
             "restore_older": self._restore_older,
             "rescale": self._rescale,
+            "cancel": self._cancel,
             "save": lambda fault, rng: cluster.people.save(rng),
             "stop": lambda fault, rng: cluster.people.stop(rng),
             "rescale_live": lambda fault, rng: cluster.people.rescale(rng),
@@ -183,6 +185,20 @@ class Storm:
     def _rescale(self, fault: Injected, rng: random.Random) -> str:
         return self._cluster.rescale(rng) if self._cluster.plan.rescaled and not self._cluster.finished else ""
 
+    def _cancel(self, fault: Injected, rng: random.Random) -> str:
+        leader = self._cluster.run.leader
+        if leader is None:
+            return ""
+        run, request, again_s = self._cluster.run, f"cancel-{fault.number}", rng.uniform(0.0, 1.0)
+        leader.ask(CancelRequested("simulated", request))
+
+        def again() -> None:
+            if run.leader is not None:
+                run.leader.ask(CancelRequested("simulated", request))
+
+        self._cluster.world.schedule(again_s, again)
+        return f"asked of {leader.name}, and again in {again_s:.2f} s"
+
     def _restore_older(self, fault: Injected, rng: random.Random) -> str:
         cluster = self._cluster
         numbers = set(cluster.log_numbers())
@@ -195,11 +211,11 @@ class Storm:
         return f"checkpoint {checkpoint} of {standing}"
 
     def _pair(self, rng: random.Random) -> tuple[Process, Process] | None:
-        active = self._cluster.active()
-        if len(active) < 2:
-            return None
-        one, other = rng.sample(active, 2)
-        return one, other
+        """Two TaskManagers with channels between them."""
+        pairs = [
+            (one, other) for one in self._cluster.connected() for other in self._cluster.active() if other.instance in one.exchange.peers
+        ]
+        return rng.choice(pairs) if pairs else None
 
 
 def _duration_s(rng: random.Random) -> float:

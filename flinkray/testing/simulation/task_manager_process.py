@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from flinkray.core.messages import Command, TaskManagerState
 from flinkray.errors import ProtocolError
 from flinkray.ids import Epoch
-from flinkray.runtime.task_manager import MAX_WAIT_S, JobBundle, Secrets, TaskManager
+from flinkray.runtime.task_manager import MAX_WAIT_S, JobBundle, Secrets
 from flinkray.testing.simulation.exchange import SimulatedExchange
 from flinkray.testing.simulation.lane import Lane
 from flinkray.testing.simulation.stage_calls import SimulatedCalls
+from flinkray.testing.simulation.user_code import RehearsedTaskManager
 from flinkray.testing.simulation.world import Process
 
 if TYPE_CHECKING:
@@ -55,7 +56,10 @@ class TaskManagerProcess(Process):
             instance, self, cluster.network, cluster.directory, cluster.heartbeat_timeout_s, lambda: self.wake(STEP_S)
         )
         self.uploads = Lane(self)
-        self.task_manager = TaskManager(instance, self.exchange, self.uploads, bundle, cluster.store_of(self), calls=SimulatedCalls(self))
+        self.task_manager = RehearsedTaskManager(
+            instance, self.exchange, self.uploads, bundle, cluster.store_of(self), calls=SimulatedCalls(self)
+        )
+        self.task_manager.injector = cluster.injector
         self.wake(0.0)
 
     # -- calls of JobManagers -------------------------------------------------------------------------------------

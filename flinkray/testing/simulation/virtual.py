@@ -1,5 +1,5 @@
 """Virtual time and seeded entropy for the product's own code: while a simulation runs, `time.time`, `time.monotonic`, `time.sleep` and
-`os.urandom` of its threads (and of no others) are the simulated process's."""
+`os.urandom` of its thread (and of no other) are the simulated process's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from flinkray.errors import UsageError
-from flinkray.testing.simulation.fibers import Fiber
 from flinkray.testing.simulation.world import EPOCH_S, World
 
 _one_at_a_time = threading.Lock()
@@ -26,8 +25,7 @@ def virtual_time(world: World) -> Iterator[None]:
     entropy = world.random("entropy")
 
     def ours() -> bool:
-        thread = threading.get_ident()
-        return thread == main or Fiber.is_carrier(thread)
+        return threading.get_ident() == main
 
     def now() -> float:
         return world.current.clock() if world.current is not None else EPOCH_S + world.now
