@@ -36,6 +36,8 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "run":
             return _run_job(options, job_arguments)
+        if options.command == "plan":
+            return _plan(options, job_arguments)
         return _others(options)
     except FlinkrayError as error:
         print(f"flinkray: {error}", file=sys.stderr)
@@ -63,6 +65,16 @@ def _parser() -> argparse.ArgumentParser:
     job.add_argument("--allow-non-restored-state", action="store_true", default=None, help="drop state whose operator is gone")
     job.add_argument("--allow-repeated-output", action="store_true", default=None, help="accept rows that are written again")
     job.add_argument("--detach", action="store_true", default=None, help="return when the job is submitted")
+    plan = subparsers.add_parser("plan", help="what a restore would keep, drop, re-type and start empty; exit 1 when it would be refused")
+    plan.add_argument("script", metavar="JOB.py")
+    plan.add_argument("--from", dest="restore", default="latest", metavar="WHAT", help="latest (default), savepoint:NAME, or checkpoint:ID")
+    plan.add_argument("--name", help="name of the job (default: the code's, else the script's stem)")
+    plan.add_argument("--parallelism", type=int)
+    plan.add_argument("--storage", metavar="URI", help="where checkpoints lie (default: what the code says)")
+    plan.add_argument("--key", metavar="FILE", help="key file that sealed them (default: what the code says)")
+    plan.add_argument("--allow-non-restored-state", action="store_true", default=None, help="drop state whose operator is gone")
+    plan.add_argument("--allow-repeated-output", action="store_true", default=None, help="accept rows that are written again")
+    plan.add_argument("--json", action="store_true")
     listing = subparsers.add_parser("list", help="jobs that run, and those that ended")
     listing.add_argument("--json", action="store_true")
     status = subparsers.add_parser("status", help="how a job is doing")
@@ -99,9 +111,6 @@ def _run_job(options: argparse.Namespace, job_arguments: list[str]) -> int:
     from flinkray.api.run_options import VARIABLE, RunOptions
     from flinkray.runtime.progress import VARIABLE as PROGRESS
 
-    if not os.path.isfile(options.script):
-        print(f"flinkray: {options.script}: no such file", file=sys.stderr)
-        return 2
     os.environ[VARIABLE] = RunOptions(
         name=options.name,
         parallelism=options.parallelism,
@@ -114,6 +123,29 @@ def _run_job(options: argparse.Namespace, job_arguments: list[str]) -> int:
         detach=options.detach,
     ).to_json()
     os.environ.setdefault(PROGRESS, "live" if sys.stderr.isatty() else "plain")
+    return _run_script(options, job_arguments)
+
+
+def _plan(options: argparse.Namespace, job_arguments: list[str]) -> int:
+    from flinkray.api.run_options import RunOptions
+    from flinkray.plan_command import plan
+
+    given = RunOptions(
+        name=options.name,
+        parallelism=options.parallelism,
+        storage=options.storage,
+        restore=options.restore,
+        allow_non_restored_state=options.allow_non_restored_state,
+        allow_repeated_output=options.allow_repeated_output,
+        plan=True,
+    )
+    return plan(lambda: _run_script(options, job_arguments), given, options.key, options.json)
+
+
+def _run_script(options: argparse.Namespace, job_arguments: list[str]) -> int:
+    if not os.path.isfile(options.script):
+        print(f"flinkray: {options.script}: no such file", file=sys.stderr)
+        return 2
     sys.argv = [options.script, *job_arguments]
     sys.path.insert(0, os.path.dirname(os.path.abspath(options.script)))
     try:

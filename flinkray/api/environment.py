@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import pyarrow as pa
 
 from flinkray.api.job_handle import JobHandle, JobResult
-from flinkray.api.run_options import RunOptions
+from flinkray.api.run_options import Planned, RunOptions
 from flinkray.api.stream import DataStream
 from flinkray.config import (
     Checkpointing,
@@ -122,6 +122,8 @@ class StreamEnvironment:
 
         graph, sinks = self.job_graph(), tuple(self._sinks)
         self._sinks.clear()
+        if self._options.plan:
+            raise Planned(graph, self.config)
         return submit(graph, self.config, sinks)
 
     def explain(self) -> str:

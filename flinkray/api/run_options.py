@@ -9,8 +9,17 @@ from typing import Any
 
 from flinkray.config import JobConfig
 from flinkray.errors import ConfigError
+from flinkray.graph.job_graph import JobGraph
 
 VARIABLE = "FLINKRAY_RUN_OPTIONS"
+
+
+class Planned(BaseException):
+    """The job's graph, for `flinkray plan`; no `except Exception` of a script takes it."""
+
+    def __init__(self, graph: JobGraph, config: JobConfig) -> None:
+        super().__init__("the job was planned, and not started")
+        self.graph, self.config = graph, config
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,8 @@ class RunOptions:
     allow_non_restored_state: bool | None = None
     allow_repeated_output: bool | None = None
     detach: bool | None = None
+    plan: bool | None = None
+    """Start no job: raise `Planned` with the first one's graph."""
 
     @classmethod
     def from_environment(cls) -> RunOptions:

@@ -80,6 +80,8 @@ class Manifest:
     stats: CheckpointStats
     layouts: Mapping[str, StateLayout] = field(default_factory=dict)
     """By operator uid, where the graph tells it: what its keyed state means (`read_state`)."""
+    state_digests: Mapping[str, str] = field(default_factory=dict)
+    """As of `JobGraph`."""
 
     @classmethod
     def of(cls, content: CheckpointContent, run: RunFacts, created_at_us: int, stats: CheckpointStats) -> Manifest:
@@ -102,6 +104,7 @@ class Manifest:
             content.counters,
             stats,
             {operator.uid: layout for operator, _ in operators if (layout := StateLayout.of(operator)) is not None},
+            run.graph.state_digests,
         )
 
     def content(self) -> CheckpointContent:
@@ -131,6 +134,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
     values["counters"] = asdict(manifest.counters)
     values["stats"] = asdict(manifest.stats)
     values["operators"] = dict(manifest.operators)
+    values["state_digests"] = dict(manifest.state_digests)
     values["parallelism"] = dict(manifest.parallelism)
     values["layouts"] = {uid: layout.to_json() for uid, layout in manifest.layouts.items()}
     values["transactions"] = {uid: [dict(one) for one in prepared] for uid, prepared in manifest.transactions.items()}

@@ -113,6 +113,8 @@ class JobGraph:
     fingerprint: str
     """Digest of uids, kinds and state schemas: what a restore must fit."""
     warnings: tuple[str, ...] = field(default=())
+    state_digests: Mapping[str, str] = field(default_factory=dict)
+    """By uid of each operator that has state: a digest of its kind and of what its state is."""
 
     def inputs_of(self, vertex: int) -> tuple[JobEdge, ...]:
         return tuple(edge for edge in self.edges if edge.target_vertex == vertex)

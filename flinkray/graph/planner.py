@@ -27,7 +27,8 @@ def plan(sinks: Sequence[SinkNode], parallelism: int, max_parallelism: int) -> J
     drafts = Lowering(nodes, uids, needs(nodes), parallelism).drafts.all
     vertices, edges = chain(drafts)
     states = {draft.uid: (draft.kind, draft.state) for draft in drafts if draft.state is not None}
-    return JobGraph(vertices, edges, max_parallelism, fingerprint(states, max_parallelism), uid_warnings(nodes))
+    digests = {uid: fingerprint({uid: state}, max_parallelism)[:16] for uid, state in states.items()}
+    return JobGraph(vertices, edges, max_parallelism, fingerprint(states, max_parallelism), uid_warnings(nodes), digests)
 
 
 def _check_parallelism(nodes: Sequence[LogicalNode], max_parallelism: int) -> None:

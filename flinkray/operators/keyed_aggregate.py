@@ -21,7 +21,7 @@ from flinkray.operators.restore import TableCapture
 from flinkray.state.accumulate import LINE
 from flinkray.state.arrow_buffers import contiguous, words_of
 from flinkray.state.layout import AggregateLayout, Program
-from flinkray.state.table import KeyedTable, Snapshots, TableCopy, encode_rows, read_rows
+from flinkray.state.table import KeyedTable, Snapshots, TableCopy, encode_rows, is_as_now, read_rows
 
 ROWS_STATE, PENDING_STATE, ENDED_STATE = "rows", "pending", "ended"
 
@@ -169,15 +169,17 @@ class KeyedAggregateOperator(Operator):
         return TableCapture(name, "keyed", full, encode)
 
     def _restore_rows(self, state: RestoredState, checkpoint_id: int | None) -> None:
+        kinds = [field.type for field in self._key_fields]
         for chain in state.chains:
             for chunk in chain:
-                self._table.load(*read_rows(chunk, self._keys, self._layout.names, self.context.name))
-        if state.continues and checkpoint_id is not None:
+                self._table.load(*read_rows(chunk, self._keys, self._layout.names, self.context.name, kinds, self._layout.initial_words))
+        as_now = all(is_as_now(chunk, self._key_fields, self._layout.names) for chain in state.chains for chunk in chain)
+        if state.continues and checkpoint_id is not None and as_now:
             self._snapshots.restored(checkpoint_id, state.chains[0])
 
     def _restore_pending(self, state: RestoredState) -> None:
         for chain in state.chains:
-            keys, _ = read_rows(chain[-1], self._keys, [], self.context.name)
+            keys, _ = read_rows(chain[-1], self._keys, [], self.context.name, [field.type for field in self._key_fields])
             if len(keys[0]):
                 index = self._table.index
                 self._pending.append(index.lookup(index.codec.encode(keys, len(keys[0]), index.seed)))

@@ -23,7 +23,7 @@ from flinkray.state.arrow_buffers import words_of
 from flinkray.state.grouping import pane_starts, sort_by_pane
 from flinkray.state.key_encoding import KeyCodec
 from flinkray.state.layout import AggregateLayout
-from flinkray.state.table import KeyedTable, Snapshots, encode_rows, read_rows
+from flinkray.state.table import KeyedTable, Snapshots, encode_rows, is_as_now, read_rows
 
 PANES_STATE = "panes"
 
@@ -172,7 +172,8 @@ class WindowAggregateOperator(Operator):
         for chain in state.chains:
             for chunk in chain:
                 self._load(chunk)
-        if state.continues and checkpoint_id is not None:
+        as_now = all(is_as_now(chunk, self._key_fields, self._layout.names) for chain in state.chains for chunk in chain)
+        if state.continues and checkpoint_id is not None and as_now:
             self._snapshots.restored(checkpoint_id, state.chains[0])
 
     def _load(self, chunk: pa.Table) -> None:
@@ -185,7 +186,9 @@ class WindowAggregateOperator(Operator):
         for position, pane in enumerate(starts.tolist()):
             if not self._panes.is_late(pane):
                 part = chunk.slice(int(bounds[position]), int(bounds[position + 1] - bounds[position]))
-                self._panes.table(pane).load(*read_rows(part, self._keys, self._layout.names, self.context.name))
+                kinds = [field.type for field in self._key_fields]
+                rows = read_rows(part, self._keys, self._layout.names, self.context.name, kinds, self._layout.initial_words)
+                self._panes.table(pane).load(*rows)
 
     def _measure(self) -> None:
         self.context.metrics.state_rows = len(self._panes)

@@ -24,11 +24,11 @@ from flinkray.checkpoint.sweep import sweep
 from flinkray.checkpoint.unfenced_log import UnfencedLog
 from flinkray.core.job_events import Adopted, CheckpointContent, JobStatus, Opened, Sweep, WriteManifest
 from flinkray.core.journal_view import JournalView
-from flinkray.core.state_plan import check_fit
+from flinkray.core.restore_plan import check_restore
 from flinkray.core.storage_log import LogView
 from flinkray.errors import DamagedObjectError, KeyUnavailableError, StorageError, UsageError
 from flinkray.graph.key_groups import HASH_VERSION
-from flinkray.runtime.restore_choice import Readable, RestoreChoice, check_fingerprint, own_entries
+from flinkray.runtime.restore_choice import Readable, RestoreChoice, own_entries
 from flinkray.runtime.savepoint_storage import SAVEPOINT, restore_savepoint, savepoints_of, write_savepoint
 from flinkray.runtime.sinks import check_fresh_start
 from flinkray.runtime.task_manager import JobBundle
@@ -213,8 +213,8 @@ class JobStorage(StorageOfJob):
         graph = self._bundle.graph
         for readable in found[:1]:
             manifest = readable.manifest
-            check_fit(graph, manifest.max_parallelism, manifest.content().states, self._bundle.config.allow_non_restored_state)
-            check_fingerprint(self._bundle, manifest)
+            what = f"checkpoint {manifest.checkpoint}"
+            check_restore(graph, manifest, what, self._bundle.config.allow_non_restored_state)
         if not found:
             check_fresh_start(graph)
         return found, chosen

@@ -120,14 +120,6 @@ def own_entries(log: LogView, journal: JournalView, fenced: bool) -> Iterator[Lo
             yield entry
 
 
-def check_fingerprint(bundle: JobBundle, manifest: Manifest) -> None:
-    if manifest.fingerprint != bundle.graph.fingerprint and not bundle.config.allow_non_restored_state:
-        raise RestoreError(
-            f"checkpoint {manifest.checkpoint} belongs to another graph (operators' uids, kinds or state have changed); give --restore none to start afresh, "
-            "or --allow-non-restored-state to restore what still fits"
-        )
-
-
 def _may_have_been_a_manifest(entry: LogEntry) -> bool:
     return bool(entry.damage) and not entry.deposed and (entry.header is None or entry.header.kind is RecordKind.MANIFEST)
 

@@ -20,9 +20,9 @@ from flinkray.checkpoint.savepoint_format import SavepointFacts, SavepointHeader
 from flinkray.checkpoint.savepoints import Creation, Savepoints
 from flinkray.checkpoint.state_source import StateSource
 from flinkray.core.messages import StateRef
-from flinkray.core.state_plan import check_fit
+from flinkray.core.restore_plan import check_restore
 from flinkray.errors import DamagedObjectError, FlinkrayError, RestoreError, StorageError
-from flinkray.runtime.restore_choice import Readable, check_fingerprint
+from flinkray.runtime.restore_choice import Readable
 from flinkray.runtime.sinks import sinks_of
 from flinkray.runtime.task_manager import JobBundle
 
@@ -64,8 +64,7 @@ def restore_savepoint(bundle: JobBundle, log: CheckpointLog, token: str) -> tupl
     name = bundle.config.restore.removeprefix(SAVEPOINT)
     header, source = savepoints_of(log).read(name)
     manifest = source.manifest
-    check_fit(bundle.graph, manifest.max_parallelism, manifest.states, bundle.config.allow_non_restored_state)
-    check_fingerprint(bundle, manifest)
+    check_restore(bundle.graph, manifest, f"savepoint {name!r}", bundle.config.allow_non_restored_state)
     _refuse_repeated_output(bundle, name, header.facts.checkpoint)
     for problem in source.problems():
         raise DamagedObjectError(problem.object_name, f"{problem.reason}; savepoint {name!r} cannot be restored")

@@ -20,6 +20,8 @@ _THREAD = "flinkray-kernels"
 def submit(graph: JobGraph, config: JobConfig, sinks: Sequence[SinkNode] = ()) -> JobHandle:
     """Start the job on the runtime that the configuration names; `sinks`: what the graph was planned from, so that it can be rescaled. UsageError and ResourceError before anything is written."""
     bundle = JobBundle(graph, config, config.name, code_digest(), tuple(sinks))
+    for warning in graph.warnings if config.checkpointing is not None else ():
+        _say(f"warning: {warning}")
     groups = kernel_groups(graph)
     if config.runtime == "local":
         from flinkray.runtime import local

@@ -84,6 +84,11 @@ class AggregateLayout:
         if EVENT_TIME in self.word:
             self.initial[self.word[EVENT_TIME]] = MIN_WATERMARK
 
+    @property
+    def initial_words(self) -> dict[str, int]:
+        """What each word is before the first row."""
+        return {name: int(self.initial[position]) for name, position in self.word.items()}
+
     @classmethod
     def of_rows(cls, aggregates: Sequence[Aggregate], input_schema: pa.Schema, *extra: str) -> AggregateLayout:
         """For an operator that takes raw rows."""

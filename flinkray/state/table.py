@@ -6,7 +6,7 @@ it was taken at, so that what changed since any earlier snapshot, aborted ones b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -137,8 +137,29 @@ def _encode_copy(
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields + [pa.field(name, pa.int64(), False) for name in word_names]))
 
 
-def read_rows(chunk: pa.Table, keys: Sequence[str], word_names: Sequence[str], name: str) -> tuple[list[pa.Array], list[pa.Array]]:
-    """Key columns and words of a chunk. Raises RestoreError when it was written by other aggregates."""
+def is_as_now(chunk: pa.Table, keys: Sequence[pa.Field], word_names: Sequence[str]) -> bool:
+    """It was written with these types of keys, and by these aggregates; else `read_rows` converts it, and no delta may go on top of it."""
+    fields = {field.name: field.type for field in chunk.schema}
+    return all(fields.get(key.name) == key.type for key in keys) and all(word in fields for word in word_names)
+
+
+def read_rows(
+    chunk: pa.Table,
+    keys: Sequence[str],
+    word_names: Sequence[str],
+    name: str,
+    kinds: Sequence[pa.DataType] | None = None,
+    initial: Mapping[str, int] | None = None,
+) -> tuple[list[pa.Array], list[pa.Array]]:
+    """Key columns and words of a chunk. With `kinds` keys are widened to these types, with `initial` words of aggregates that were added since are
+    these. Raises RestoreError when it was written by other aggregates."""
+    if kinds is not None:
+        for key, kind in zip(keys, kinds, strict=True):
+            if key in chunk.column_names and chunk.schema.field(key).type != kind:
+                chunk = chunk.set_column(chunk.column_names.index(key), key, chunk.column(key).cast(kind))
+    for word in word_names:
+        if initial is not None and word not in chunk.column_names:
+            chunk = chunk.append_column(word, pa.array(np.full(chunk.num_rows, initial[word], np.int64)))
     missing = [column for column in (*keys, *word_names) if column not in chunk.column_names]
     if missing:
         raise RestoreError(
