@@ -82,12 +82,13 @@ class ParquetSource(FileSource):
 
 
 def open_parquet(file: InputFile, options: Mapping[str, Any] | None) -> pq.ParquetFile:
-    """Opens without a memory map: a file that somebody truncates must be an error, not a crash of the process."""
+    """Opens without a memory map: a file that somebody truncates must be an error, not a crash of the process. And without read-ahead where the
+    file is local: handing ranges to threads and back took a seventh of a keyed sum's time."""
     file.check_unchanged(options)
     with storage_errors(file.path):
         try:
             if file.is_local:
-                return pq.ParquetFile(file.path, memory_map=False)
+                return pq.ParquetFile(file.path, memory_map=False, pre_buffer=False)
             return pq.ParquetFile(file.open(options), pre_buffer=True)
         except pa.ArrowInvalid as error:
             raise SourceError(f"{file.path}: is no Parquet file: {error}") from error
