@@ -139,6 +139,32 @@ class Operator(ABC):
         """Release what is held; called once, also after a failure."""
 
 
+class SteppingOperator(Operator):
+    """A head operator that is not done with what it was given when a call returns: the task calls `advance` in every turn."""
+
+    needs_answers: bool = False
+    """It waits for somebody else; otherwise calling `advance` again and again is enough."""
+
+    @property
+    @abstractmethod
+    def accepts(self) -> bool:
+        """More rows may come."""
+
+    @property
+    @abstractmethod
+    def drained(self) -> bool:
+        """Everything that came is done."""
+
+    @property
+    @abstractmethod
+    def wait_s(self) -> float | None:
+        """When `advance` should be called, if nothing else happens; None: there is no hurry."""
+
+    @abstractmethod
+    def advance(self, out: Output) -> bool:
+        """Go on, for a short time. True when anything was done."""
+
+
 class SourceOperator(Operator):
     """A head operator that makes rows by itself when polled. May have an input (splits) as well."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from flinkray.errors import OperatorError
-from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState, StateCapture
+from flinkray.operators.base import OperatorContext, Output, RestoredState, StateCapture, SteppingOperator
 from flinkray.operators.calls import NO_UNIT, Calls, CallSpec, Failure
 from flinkray.operators.in_flight import InFlight, Unit, UnitSize
 from flinkray.operators.list_state import ListCapture, origin_tables
@@ -21,10 +21,11 @@ from flinkray.operators.rows import BatchBuilder
 STATE = "in_flight"
 
 
-class InFlightOperator(Operator):
+class InFlightOperator(SteppingOperator):
     """`advance` gives on what was answered, and sends what waits; the task calls it in every turn."""
 
     generates_watermarks = True
+    needs_answers = True
 
     def __init__(self, *, size: UnitSize, ordered: bool, most_units: int, most_waiting: int, output_schema: pa.Schema | None) -> None:
         """`most_units`: handed out, or answered and not given on; `most_waiting`: rows in none yet before no more are taken."""

@@ -20,7 +20,7 @@ import pyarrow as pa
 from flinkray.columns import EVENT_TIME, MAX_WATERMARK, MIN_WATERMARK
 from flinkray.errors import PlanError
 from flinkray.graph.process import KeyedProcessFunction, State, mode_of, states_of
-from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState, StateCapture
+from flinkray.operators.base import OperatorContext, Output, RestoredState, StateCapture, SteppingOperator
 from flinkray.operators.functions import user_errors
 from flinkray.operators.process_context import EVENT, PROCESSING, BatchKeys, Context
 from flinkray.operators.process_expiry import Expiry
@@ -34,7 +34,13 @@ from flinkray.state.arrow_buffers import contiguous, words_of
 from flinkray.state.slot_groups import group_rows, number_slots
 
 
-class ProcessOperator(Operator):
+SLICE_S = 0.02
+"""Timers fire for about so long before others have their turn."""
+MOST_CHUNKS = 16
+"""Of processing timers in a turn: one that registers another for a time that has passed does not go on for ever."""
+
+
+class ProcessOperator(SteppingOperator):
     """`output_schema`: what the function gives (None: what its first batch has); `side_schemas`: by tag; `columns`: what of the input
     the function sees (None: all)."""
 
@@ -71,9 +77,13 @@ class ProcessOperator(Operator):
             setattr(self._function, attribute, state)
         kinds = [schema.field(key).type for key in self._keys]
         timers = {EVENT: self._ctx.event_timers, PROCESSING: self._ctx.processing_timers}
-        self._store = ProcessStore(context, self._keys, kinds, list(self._states.values()), timers)
+        self._store = ProcessStore(context, self._keys, kinds, list(self._states.values()), timers, schema)
         self._store.restore(restored, restored_checkpoint)
         self._ctx.watermark = self._store.watermark
+        self._backlog = self._store.backlog
+        due = self._ctx.event_timers.peek_us()
+        self._firing = due is not None and due <= self._store.watermark
+        self._fired_us = MIN_WATERMARK if self._firing else self._store.watermark
         who = type(self._function).__name__
         self._output = ProcessOutput(context, self._declared, self._side_schemas, self._has_time, who)
         self._marks, self._epoch = np.zeros(1 << 14, np.int64), 0
@@ -106,6 +116,13 @@ class ProcessOperator(Operator):
     # --- rows
 
     def process(self, batch: pa.RecordBatch, input_index: int, out: Output) -> None:
+        if self.drained:
+            self._process(batch, out)
+            self._store.measure()
+        else:
+            self._backlog.add(batch)
+
+    def _process(self, batch: pa.RecordBatch, out: Output) -> None:
         slots = self._store.slots(batch)
         times = words_of(batch.column(EVENT_TIME)) if self._has_time else None
         if times is not None:
@@ -122,7 +139,6 @@ class ProcessOperator(Operator):
                 self._each_key(rows, index, key_values(keys), times, out)
             else:
                 self._all_keys(self._function.process_keys, rows, BatchKeys(index, _one_array(keys, self._keys)), times, out)
-        self._store.measure()
 
     def _each_row(self, rows: pa.RecordBatch, index: np.ndarray, keys: list[Any], times: Int64Array | None, out: Output) -> None:
         ctx, cursor, process = self._ctx, self._cursor, self._function.process
@@ -182,20 +198,65 @@ class ProcessOperator(Operator):
     # --- time
 
     def on_watermark(self, watermark_us: int, out: Output) -> None:
-        if watermark_us <= self._store.watermark:
-            return
-        self._store.watermark = watermark_us
-        self._ctx.watermark = watermark_us
-        timers = self._ctx.event_timers
+        if watermark_us > self._backlog.latest_us:
+            self._backlog.latest_us = watermark_us
+            self.advance(out)
+
+    @property
+    def accepts(self) -> bool:
+        return not self._backlog.full
+
+    @property
+    def drained(self) -> bool:
+        return not self._firing and self._backlog.empty and self._backlog.latest_us <= self._store.watermark
+
+    @property
+    def wait_s(self) -> float | None:
+        return None
+
+    def output_watermark_us(self, input_us: int) -> int:
+        """Event time goes on when the timers that are due have fired."""
+        return self._fired_us
+
+    def advance(self, out: Output) -> bool:
+        """Fires timers, and takes rows that wait, for at most a slice of time; more in the next turn, so that a barrier may pass."""
+        if self.drained:
+            return False
+        until_s = self.context.clock() + SLICE_S
+        while not self.drained and self._step(out, until_s):
+            pass
+        self._store.measure()
+        return True
+
+    def _step(self, out: Output, until_s: float) -> bool:
+        """One thing after the other. False: the time is over."""
+        store = self._store
+        if self._firing:
+            self._firing = not self._fire_due(out, until_s)
+            return not self._firing
+        if self._backlog.first_after_us() > store.watermark:
+            store.watermark = self._ctx.watermark = self._backlog.first_after_us()
+            self._firing = True
+        elif not self._backlog.empty:
+            self._process(self._backlog.take(), out)
+        return self.context.clock() < until_s
+
+    def _fire_due(self, out: Output, until_s: float) -> bool:
+        """Timers up to the watermark. False: not all of them, the time was over."""
+        timers, watermark_us = self._ctx.event_timers, self._store.watermark
         while True:
             times, slots = timers.pop(watermark_us)
             if not len(times):
                 break
             self._fire(EVENT, times, slots, times, out, at_most=self._store.largest_us if watermark_us == MAX_WATERMARK else None)
+            due = timers.peek_us()
+            if due is not None and due <= watermark_us and self.context.clock() >= until_s:
+                return False
+        self._fired_us = watermark_us
         timers.forget_deleted(watermark_us)
         self._store.expire()
         self._store.sweep()
-        self._store.measure()
+        return True
 
     def on_processing_time(self, now_s: float, out: Output) -> None:
         self._store.expire()
@@ -203,8 +264,12 @@ class ProcessOperator(Operator):
         due = timers.peek_us()
         if due is None or due > now_us:
             return
-        times, slots = timers.pop(now_us)
-        if len(times):
+        until_s, chunks = self.context.clock() + SLICE_S, 0
+        while chunks < MOST_CHUNKS and (chunks == 0 or self.context.clock() < until_s):
+            chunks += 1
+            times, slots = timers.pop(now_us)
+            if not len(times):
+                break
             after = max(self._store.largest_us, min(self._store.watermark, MAX_WATERMARK - 1) + 1)
             stamps = np.full(len(times), after, np.int64) if self._has_time else None
             self._fire(PROCESSING, times, slots, stamps, out)
@@ -212,7 +277,10 @@ class ProcessOperator(Operator):
         self._store.measure()
 
     def on_end(self, out: Output) -> None:
-        self._ctx.processing_timers.clear()
+        """Called when no row will come, and again when all is done."""
+        self.on_watermark(MAX_WATERMARK, out)
+        if self.drained:
+            self._ctx.processing_timers.clear()
 
     def _fire(
         self, domain: str, times: Int64Array, slots: Int64Array, stamps: Int64Array | None, out: Output, at_most: int | None = None

@@ -17,6 +17,7 @@ from flinkray.errors import RestoreError
 from flinkray.operators.base import OperatorContext, RestoredState, StateCapture
 from flinkray.operators.deltas import DeltaHistory
 from flinkray.operators.list_state import ListCapture, origin_tables
+from flinkray.operators.process_backlog import Backlog
 from flinkray.operators.process_cells import CellsCopy
 from flinkray.operators.process_state import BoundState
 from flinkray.operators.process_timers import Int64Array, Timers
@@ -42,7 +43,9 @@ class ProcessStore:
         kinds: Sequence[pa.DataType],
         states: Sequence[BoundState],
         timers: Mapping[str, Timers],
+        input_schema: pa.Schema,
     ) -> None:
+        self.backlog = Backlog(context, keys, input_schema)
         self.index = KeyIndex(kinds, context.hash_seed)
         self.history = DeltaHistory()
         self.watermark = self.largest_us = MIN_WATERMARK
@@ -109,7 +112,7 @@ class ProcessStore:
         captures: list[StateCapture] = [self._capture(state, at, full) for state, at in zip(self._states, slots, strict=True)]
         captures += [self._capture_timers(domain, timers) for domain, timers in self._timers.items()]
         clock = pa.table({"watermark": pa.array([self.watermark], pa.int64()), "largest": pa.array([self.largest_us], pa.int64())})
-        return [*captures, ListCapture(CLOCK, clock)]
+        return [*captures, ListCapture(CLOCK, clock), *self.backlog.captures()]
 
     def _changed(self, state: BoundState, since: int | None) -> Int64Array:
         high = self.index.high
@@ -151,6 +154,7 @@ class ProcessStore:
 
     def restore(self, restored: Sequence[RestoredState], checkpoint_id: int | None) -> None:
         by_name = {state.name: state for state in restored}
+        self.backlog.restore(restored)
         clocks = origin_tables(restored, CLOCK)
         self.watermark = begun_anew(min((table["watermark"][0].as_py() for table in clocks), default=MIN_WATERMARK))
         self.largest_us = max((table["largest"][0].as_py() for table in clocks), default=MIN_WATERMARK)

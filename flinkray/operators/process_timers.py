@@ -10,7 +10,7 @@ from flinkray.state.timers import TimerQueue
 
 Int64Array = npt.NDArray[np.int64]
 
-SLICE = 1 << 16
+CHUNK = 1 << 12
 """Timers that are popped at once: their keys' state is gathered together."""
 
 
@@ -86,9 +86,9 @@ class Timers:
         self._queue.register(times, slots)
 
     def pop(self, until_us: int) -> tuple[Int64Array, Int64Array]:
-        """Up to `SLICE` timers that are due; none: there is none any more."""
+        """Up to `CHUNK` timers that are due; none: there is none any more."""
         while True:
-            times, slots = self._queue.pop_due(until_us, SLICE)
+            times, slots = self._queue.pop_due(until_us, CHUNK)
             if not self._deleted or not len(times):
                 return times, slots
             alive = self._alive(times, slots)

@@ -12,8 +12,16 @@ from flinkray.columns import MAX_WATERMARK, MIN_WATERMARK
 from flinkray.errors import FlinkrayError, OperatorError
 from flinkray.exchange.base import Barrier
 from flinkray.graph.job_graph import JobVertex, ToEdge
-from flinkray.operators.base import Operator, OperatorContext, OperatorMetrics, RestoredState, SourceOperator, SourceStatus, StateCapture
-from flinkray.operators.in_flight_operator import InFlightOperator
+from flinkray.operators.base import (
+    Operator,
+    OperatorContext,
+    OperatorMetrics,
+    RestoredState,
+    SourceOperator,
+    SourceStatus,
+    StateCapture,
+    SteppingOperator,
+)
 from flinkray.operators.registry import build
 from flinkray.runtime.edge_writer import EdgeWriter
 
@@ -31,6 +39,8 @@ class _Link:
     children: list[int]
     edges: list[EdgeWriter]
     watermark_us: int = MIN_WATERMARK
+    given_us: int = MIN_WATERMARK
+    """The watermark that was passed on last."""
 
 
 class ChainOutput:
@@ -84,9 +94,9 @@ class Chain:
         return self.head if isinstance(self.head, SourceOperator) else None
 
     @property
-    def in_flight(self) -> InFlightOperator | None:
-        """A head whose rows are answered beside the mailbox."""
-        return self.head if isinstance(self.head, InFlightOperator) else None
+    def stepping(self) -> SteppingOperator | None:
+        """A head that goes on with what it was given: rows are answered beside the mailbox, timers fire in slices."""
+        return self.head if isinstance(self.head, SteppingOperator) else None
 
     @property
     def ready(self) -> bool:
@@ -141,11 +151,13 @@ class Chain:
     def advance(self) -> bool:
         """Give on what was answered since, and the watermark that may pass now; True when anything was done."""
         link = self._links[0]
-        assert isinstance(link.operator, InFlightOperator)
+        assert isinstance(link.operator, SteppingOperator)
         with _blame(self):
             self._current = link.uid
             worked = link.operator.advance(link.output)
-            self._pass_on(link, link.operator.output_watermark_us(link.watermark_us))
+            us = link.operator.output_watermark_us(link.watermark_us)
+            if us > link.given_us:
+                self._pass_on(link, us)
             return worked
 
     def input_watermark(self, us: int) -> None:
@@ -232,6 +244,7 @@ class Chain:
             return
         if us == MIN_WATERMARK:
             return
+        link.given_us = us
         for child in link.children:
             if us > self._links[child].watermark_us:
                 self._watermark(child, us)

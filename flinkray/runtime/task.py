@@ -12,8 +12,7 @@ from flinkray.core.messages import Counters
 from flinkray.exchange.base import Barrier, Batch, EndOfInput, InputChannel, Watermark
 from flinkray.exchange.coalesce import coalesce
 from flinkray.ids import TaskId
-from flinkray.operators.base import StateCapture
-from flinkray.operators.in_flight_operator import InFlightOperator
+from flinkray.operators.base import StateCapture, SteppingOperator
 from flinkray.runtime.chain import Chain
 
 COALESCE_ROWS = 65536
@@ -73,8 +72,8 @@ class Task:
         progress = Progress()
         if not self.chain.ready:
             return progress
-        if self.chain.in_flight is not None and not self.ended:
-            self._advance(self.chain.in_flight, progress)
+        if self.chain.stepping is not None and not self.ended:
+            self._advance(self.chain.stepping, progress)
         for _ in range(len(self._ports)):
             port = self._ports[self._next_port]
             self._next_port = (self._next_port + 1) % len(self._ports)
@@ -132,7 +131,7 @@ class Task:
         element = channel.peek()
         if element is None:
             return False
-        if isinstance(element, Batch) and self.chain.in_flight is not None and not self.chain.in_flight.accepts:
+        if isinstance(element, Batch) and self.chain.stepping is not None and not self.chain.stepping.accepts:
             return False
         progress.worked = True
         if isinstance(element, Batch):
@@ -155,7 +154,7 @@ class Task:
                 progress.snapshots.append((self._barrier, self._snapshot(self._barrier, self._aligning_since)))
             elif isinstance(action, AllEnded):
                 self._inputs_ended = True
-                if self.chain.source is None and self.chain.in_flight is None:
+                if self.chain.source is None and self.chain.stepping is None:
                     self._end()
                 else:
                     self.chain.input_ended()
@@ -167,16 +166,16 @@ class Task:
                 self._idle_due = False
                 self.chain.watermark(action.us)
             elif isinstance(action, BecomeIdle):
-                if self.chain.in_flight is None or self.chain.in_flight.drained:
+                if self.chain.stepping is None or self.chain.stepping.drained:
                     self.chain.idle()
                 else:
                     self._idle_due = True
         return True
 
-    def _advance(self, in_flight: InFlightOperator, progress: Progress) -> None:
+    def _advance(self, head: SteppingOperator, progress: Progress) -> None:
         progress.worked = self.chain.advance()
-        progress.wait_s = in_flight.wait_s
-        if not in_flight.drained:
+        progress.wait_s = head.wait_s
+        if not head.drained:
             return
         if self._inputs_ended:
             self._end()

@@ -30,9 +30,9 @@ from flinkray.operators.base import (
     SourceOperator,
     SourceStatus,
     StateCapture,
+    SteppingOperator,
 )
 from flinkray.operators.calls import CallSpec
-from flinkray.operators.in_flight_operator import InFlightOperator
 from flinkray.operators.restore import StateChain, restored_states
 from flinkray.testing.capture_checks import check_chunk
 from flinkray.testing.manual_calls import ManualCalls
@@ -126,6 +126,7 @@ class OperatorHarness:
             raise UsageError(f"input {input} is not one of the {len(self.settings.input_schemas)} of this harness")
         for batch in self._batches(rows, self.settings.input_schemas[input]):
             if batch.num_rows:
+                self._finish()
                 self.operator.process(batch, input, self)
         return self
 
@@ -134,6 +135,7 @@ class OperatorHarness:
         if us > self.watermark_us:
             self.watermark_us = us
             self.operator.on_watermark(us, self)
+            self._finish()
         return self
 
     def processing_time(self, now_s: float) -> OperatorHarness:
@@ -149,11 +151,18 @@ class OperatorHarness:
         self.watermark(MAX_WATERMARK)
         self.ended = True
         self.operator.on_end(self)
+        self._finish()
         return self
 
+    def _finish(self) -> None:
+        """An operator that goes on by itself does, until it is done."""
+        operator = self.operator
+        while isinstance(operator, SteppingOperator) and not operator.needs_answers and not operator.drained:
+            operator.advance(self)
+
     def advance(self) -> OperatorHarness:
-        """Let an operator with rows in flight take in answers."""
-        if not isinstance(self.operator, InFlightOperator):
+        """Let an operator with rows in flight take in answers, or fire the next slice of timers."""
+        if not isinstance(self.operator, SteppingOperator):
             raise UsageError(f"{type(self.operator).__name__} has no rows in flight")
         self.operator.advance(self)
         return self

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pytest
 
 import flinkray as fr
-from flinkray.columns import EVENT_TIME
+from flinkray.columns import EVENT_TIME, MAX_WATERMARK
 from flinkray.errors import OperatorError, PlanError, RestoreError, UsageError
 from flinkray.graph.key_groups import subtask_of
+from flinkray.operators import process_timers
 from flinkray.operators.process import ProcessOperator
 from flinkray.operators.restore import restored_states
 from flinkray.state.key_hash import hash_keys, key_groups
@@ -506,3 +507,86 @@ def test_a_restore_with_another_type_says_so() -> None:
     own = harness(Counter()).key_groups
     with pytest.raises(RestoreError, match="state 'count' was saved with other keys or types"):
         harness(changed, restored=restored_states(taken.chains, own, 0), restored_checkpoint=1)
+
+
+class Slow(fr.KeyedProcessFunction):
+    """Takes a millisecond of the harness's clock for each timer."""
+
+    at = fr.ValueState("at", int)
+
+    def process(self, row: Row, ctx: fr.ProcessContext) -> Iterator[Row]:
+        if row["n"]:
+            ctx.register_event_timer(row["n"])
+        yield {"user": ctx.key, "what": f"row {self.at.value}", "n": row["t"]}
+
+    def on_timer(self, timestamp: int, ctx: fr.ProcessContext) -> Iterator[Row]:
+        self.at.value = timestamp
+        CLOCK.now_s += 0.001
+        yield {"user": ctx.key, "what": "timer", "n": timestamp}
+
+
+class _Clock:
+    now_s = 0.0
+
+
+CLOCK = _Clock()
+
+
+@pytest.fixture
+def storm(monkeypatch: pytest.MonkeyPatch) -> OperatorHarness:
+    """A hundred keys with a timer at 10 and one at 30, popped five at a time; a slice is over after some twenty."""
+    monkeypatch.setattr(process_timers, "CHUNK", 5)
+    driven = harness(Slow())
+    object.__setattr__(driven.operator.context, "clock", lambda: CLOCK.now_s)
+    driven.rows([row(1, user, n=at) for user in range(100) for at in (10, 30)]).output()
+    return driven
+
+
+def timers_and_rows(driven: OperatorHarness) -> list[tuple[Any, str, int]]:
+    return [(each["user"], each["what"], each["n"]) for each in driven.output_rows()]
+
+
+def test_a_storm_of_timers_fires_in_slices_and_rows_wait_for_it(storm: OperatorHarness) -> None:
+    storm.operator.on_watermark(10, storm)
+    first = timers_and_rows(storm)
+    assert 15 <= len(first) <= 30, "about what 20 ms allow for"
+    assert storm.output_watermark_us < 10, "event time goes on when all have fired"
+    storm.operator.process(
+        pa.record_batch([[7, 99], [11, 11], [0, 0], [11, 11]], schema=SCHEMA.append(pa.field(EVENT_TIME, pa.int64(), False))), 0, storm
+    )
+    storm.operator.on_watermark(20, storm)
+    slices = 0
+    while not storm.operator.drained:  # type: ignore[attr-defined]
+        storm.advance()
+        slices += 1
+    rest = timers_and_rows(storm)
+    assert slices >= 3
+    assert sorted(first + rest[:-2]) == sorted((user, "timer", 10) for user in range(100))
+    assert rest[-2:] == [(7, "row 10", 11), (99, "row 10", 11)], "rows come after the timers that were due before them"
+    assert storm.output_watermark_us == 20
+
+
+@pytest.mark.parametrize("parallelism", [1, 3])
+def test_a_checkpoint_in_the_middle_of_a_storm_holds_what_has_not_fired_and_the_rows_that_wait(
+    storm: OperatorHarness, parallelism: int
+) -> None:
+    storm.operator.on_watermark(10, storm)
+    schema = SCHEMA.append(pa.field(EVENT_TIME, pa.int64(), False))
+    storm.operator.process(pa.record_batch([range(100), [11] * 100, [0] * 100, [11] * 100], schema=schema), 0, storm)
+    storm.operator.on_watermark(30, storm)
+    storm.operator.process(pa.record_batch([range(100), [31] * 100, [0] * 100, [31] * 100], schema=schema), 0, storm)
+    told = timers_and_rows(storm)
+    again = restore(lambda: operator(Slow()), [storm.snapshot(1)], parallelism)
+    for each in again:
+        told += timers_and_rows(each.end())
+    for user in range(100):
+        mine = [(what, n) for who, what, n in told if who == user]
+        assert mine == [("timer", 10), ("row 10", 11), ("timer", 30), ("row 30", 31)]
+
+
+def test_at_the_end_of_input_a_storm_fires_in_slices_too(storm: OperatorHarness) -> None:
+    storm.operator.on_end(storm)
+    assert not storm.operator.drained  # type: ignore[attr-defined]
+    storm.end()
+    assert len(timers_and_rows(storm)) == 200
+    assert storm.output_watermark_us == MAX_WATERMARK
