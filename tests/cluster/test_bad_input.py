@@ -291,3 +291,26 @@ def test_on_ray_more_slots_than_cpus_are_refused_at_once(tmp_path: Path, cluster
 def test_on_ray_a_cluster_that_does_not_answer_is_said_at_once(tmp_path: Path) -> None:
     script = write_script(tmp_path, "endless", ENDLESS)
     refused(flinkray("run", script, RAY_ADDRESS="127.0.0.1:1"), 1, "127.0.0.1:1 does not answer", "RAY_ADDRESS")
+
+
+HELPED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import pyarrow as pa
+import flinkray as fr
+from only_here import twice
+
+env = fr.StreamEnvironment("helped")
+rows = env.from_source(fr.sources.Memory(pa.table({"a": [1, 2]})), uid="rows")
+rows.map(twice, output_schema={"a": "int64"}, uid="twice").sink_to(fr.sinks.Blackhole(), uid="out")
+env.execute()
+"""
+
+
+def test_a_module_that_only_the_driver_has_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "only_here.py").write_text("def twice(row):\n    return {'a': 2 * row['a']}\n")
+    answer = flinkray("run", write_script(tmp_path, "helped", HELPED), "--", str(folder))
+    refused(answer, 1, "JobManager could not start", "No module named 'only_here'", "--working-dir")
+    nothing_is_left_running()

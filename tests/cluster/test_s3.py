@@ -110,6 +110,7 @@ def test_a_forked_child_uses_connections_of_its_own(server: SeaweedServer) -> No
         ("s3://no-such-bucket/x", {}, r"bucket does not exist .*create it"),
         (fresh_uri(), {"endpoint_url": "http://127.0.0.1:1"}, r"http://127.0.0.1:1 does not answer .*endpoint_url"),
     ],
+    ids=["secret", "key", "bucket", "endpoint"],
 )
 def test_storage_that_cannot_be_used_is_an_error_in_seconds_that_says_what_to_do(
     server: SeaweedServer, uri: str, change: dict[str, Any], says: str

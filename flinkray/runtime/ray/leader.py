@@ -84,6 +84,8 @@ class Leader:
         """Ids of actors of other runs."""
         self._actor = actor
         """Led when it was last asked."""
+        self._loss = ""
+        """What Ray said of the last actor that was lost."""
 
     def exists(self) -> bool:
         return bool(job_managers(self._name))
@@ -122,12 +124,18 @@ class Leader:
     def _take(self, call: Any) -> Any:
         try:
             return ray.get(call)
-        except RayActorError:
+        except RayActorError as error:
+            self._loss = str(error)
             return NotLeading()
 
     def _candidates(self) -> list[Any]:
         """Whoever may lead. Asks the GCS, and waits for it while it is away: the one that led last is called without."""
         actors = [actor for actor in job_managers(self._name) if actor._actor_id not in self._others]
+        if not actors and "creation task" in self._loss:
+            raise JobFailedError(
+                f"job {self._name}: its JobManager could not start: {self._loss.strip().splitlines()[-1]}. What a job uses must be there on every "
+                "node: `ray job submit --working-dir` takes a folder along, or install it"
+            )
         if not actors:
             raise JobFailedError(f"job {self._name}: its JobManagers are gone; start the job again to go on from the latest checkpoint")
         return actors
