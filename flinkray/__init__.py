@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flinkray.api.state_tables import list_state, read_state
     from flinkray.api.stream import DataStream, DataStreamSink
     from flinkray.api.watermarks import Watermarks
-    from flinkray.config import Checkpointing, HighAvailability, KeyEnv, KeyFile, Resources, RestartStrategy
+    from flinkray.config import AwsKms, Checkpointing, HighAvailability, KeyEnv, KeyFile, Resources, RestartStrategy
     from flinkray.errors import (
         ConfigError,
         DamagedObjectError,
@@ -57,6 +57,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AggregateFunction",
     "AggregatingState",
+    "AwsKms",
     "Checkpointing",
     "ConfigError",
     "DamagedObjectError",
@@ -121,7 +122,7 @@ _HOMES = {
     "flinkray.api.state_tables": ("list_state", "read_state"),
     "flinkray.api.stream": ("DataStream", "DataStreamSink"),
     "flinkray.api.watermarks": ("Watermarks",),
-    "flinkray.config": ("Checkpointing", "HighAvailability", "KeyEnv", "KeyFile", "Resources", "RestartStrategy"),
+    "flinkray.config": ("AwsKms", "Checkpointing", "HighAvailability", "KeyEnv", "KeyFile", "Resources", "RestartStrategy"),
     "flinkray.graph.process": (
         "AggregateFunction",
         "AggregatingState",

@@ -103,6 +103,21 @@ def _parser() -> argparse.ArgumentParser:
     keys = subparsers.add_parser("keys", help="keys that seal checkpoints").add_subparsers(dest="keys_command", required=True)
     generate = keys.add_parser("generate", help="make a key file (mode 0600)")
     generate.add_argument("path")
+    listed = keys.add_parser("list", help="keys that open an application's checkpoints and savepoints")
+    rotate = keys.add_parser("rotate", help="wrap data keys for another key as well; no data is rewritten")
+    for parser in (listed, rotate):
+        parser.add_argument("application", metavar="APP")
+        parser.add_argument(
+            "--storage", metavar="URI", help="where they lie (default: what the job's record says, else ~/.flinkray/checkpoints)"
+        )
+        parser.add_argument("--json", action="store_true")
+    rotate.add_argument(
+        "--key",
+        metavar="KEY",
+        help="the present one: a file, env:VARIABLE or a KMS key's ARN (default: FLINKRAY_KEY, else ~/.flinkray/key)",
+    )
+    rotate.add_argument("--to-key", metavar="KEY", required=True, help="the new one")
+    rotate.add_argument("--drop-old", action="store_true", help="delete what the present key wrapped: it opens nothing there any more")
     return root
 
 
@@ -195,10 +210,9 @@ def _others(options: argparse.Namespace) -> int:
     if options.command == "savepoint":
         return storage_commands.savepoint(options)
     if options.command == "keys":
-        from flinkray.checkpoint.key_providers import generate_key_file
+        from flinkray.keys_commands import keys
 
-        print(f"key {generate_key_file(options.path)} is in {options.path}; keep a copy: without it no checkpoint can be read")
-        return 0
+        return keys(options)
     if options.command == "demo":
         from flinkray.demo import demo
 

@@ -60,7 +60,35 @@ class KeyEnv:
     variable: str
 
 
-KeyConfig = KeyFile | KeyEnv
+_KMS_ARN = re.compile(r"arn:[^:]+:kms:([^:]+):[^:]*:(key|alias)/.+")
+
+
+@dataclass(frozen=True)
+class AwsKms:
+    """A key of AWS KMS, by its ARN; credentials and, where none is given, the endpoint as for any AWS client (`AWS_*`)."""
+
+    key: str
+    endpoint_url: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _KMS_ARN.fullmatch(self.key):
+            raise ConfigError(f"AwsKms: {self.key!r} is no ARN of a KMS key; write arn:aws:kms:REGION:ACCOUNT:key/ID")
+
+    @property
+    def region_name(self) -> str:
+        match = _KMS_ARN.fullmatch(self.key)
+        assert match is not None
+        return match[1]
+
+
+KeyConfig = KeyFile | KeyEnv | AwsKms
+
+
+def key_config(text: str) -> KeyConfig:
+    """As the command line gives it: a path, `env:VARIABLE`, or the ARN of a KMS key."""
+    if text.startswith("env:"):
+        return KeyEnv(text.removeprefix("env:"))
+    return AwsKms(text) if text.startswith("arn:") else KeyFile(text.removeprefix("file:"))
 
 
 def default_storage() -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from flinkray.api.run_options import VARIABLE, Planned, RunOptions
 from flinkray.checkpoint.manifest import Manifest
 from flinkray.checkpoint.state_reader import StateReader
-from flinkray.config import JobConfig, KeyConfig, KeyFile
+from flinkray.config import JobConfig, KeyConfig, key_config
 from flinkray.core.restore_plan import OperatorPlan, check_restore, restore_plan
 from flinkray.errors import RestoreError, UsageError
 from flinkray.graph.job_graph import JobGraph
@@ -28,7 +28,7 @@ def plan(run_script: Callable[[], int], options: RunOptions, key: str | None, as
     try:
         code = run_script()
     except Planned as planned:
-        return _show(planned.graph, planned.config, KeyFile(key) if key else None, as_json)
+        return _show(planned.graph, planned.config, key_config(key) if key else None, as_json)
     finally:
         del os.environ[VARIABLE]
     if code:

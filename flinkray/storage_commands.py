@@ -17,7 +17,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from flinkray.config import KeyFile, default_storage, duration_s
+from flinkray.config import default_storage, duration_s, key_config
 from flinkray.errors import KeyUnavailableError, RestoreError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def add_parsers(subparsers: Any) -> None:
     copy.add_argument("--to", metavar="URI", help="storage of the copy (default: the same)")
     copy.add_argument("--to-app", metavar="APP", help="application of the copy (default: the same)")
     copy.add_argument("--to-name", metavar="NAME", help="name of the copy (default: the same)")
-    copy.add_argument("--to-key", metavar="FILE", help="key file that is to open the copy (default: the same key)")
+    copy.add_argument("--to-key", metavar="KEY", help="key that is to open the copy (default: the same key)")
     others = [
         _storage_parser(commands, "describe", "all about one"),
         _storage_parser(commands, "delete", "delete one, in whatever state it is"),
@@ -60,7 +60,7 @@ def _storage_parser(commands: Any, name: str, text: str) -> argparse.ArgumentPar
     parser.add_argument(
         "--storage", metavar="URI", help="where it lies (default: what the job's record says, else ~/.flinkray/checkpoints)"
     )
-    parser.add_argument("--key", metavar="FILE", help="key file that sealed it (default: FLINKRAY_KEY, else ~/.flinkray/key)")
+    parser.add_argument("--key", metavar="KEY", help="what sealed it: a file, env:VARIABLE or a KMS key's ARN (default: FLINKRAY_KEY, else ~/.flinkray/key)")
     parser.add_argument("--json", action="store_true")
     return parser
 
@@ -85,7 +85,7 @@ def savepoint(options: argparse.Namespace) -> int:
     if options.savepoint_command == "create":
         return create_savepoint(reader, options.name, duration_s(options.timeout, "--timeout"), options.json)
     if options.savepoint_command == "copy":
-        key = KeyFile(options.to_key or options.key) if options.to_key or options.key else None
+        key = key_config(options.to_key or options.key) if options.to_key or options.key else None
         target = StateReader(options.to or reader.storage, options.to_app or reader.application, key)
         return copy_savepoint(reader, options.name, target, options.to_name or options.name, options.json)
     if options.savepoint_command == "delete":
@@ -96,11 +96,11 @@ def savepoint(options: argparse.Namespace) -> int:
 def open_reader(options: argparse.Namespace) -> StateReader:
     from flinkray.checkpoint.state_reader import StateReader
 
-    key = KeyFile(options.key) if options.key else None
-    return StateReader(options.storage or _known_storage(options.application), options.application, key)
+    key = key_config(options.key) if options.key else None
+    return StateReader(options.storage or known_storage(options.application), options.application, key)
 
 
-def _known_storage(application: str) -> str:
+def known_storage(application: str) -> str:
     """Where the job's record on this machine says that its checkpoints lie."""
     from flinkray.config import JOB_NAME
     from flinkray.runtime.record import JobRecord

@@ -1,4 +1,4 @@
-"""Where the wrapping key comes from: a file, an environment variable, FLINKRAY_KEY, or one made here for local storage."""
+"""Where the wrapping key comes from: a file, an environment variable, AWS KMS, FLINKRAY_KEY, or one made here for local storage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flinkray.checkpoint.keys import DataKey, DataKeyLostError, KeyProvider
 from flinkray.checkpoint.names import KEYS_FOLDER
 from flinkray.checkpoint.sealing import KEY_BYTES
 from flinkray.checkpoint.store import is_remote
-from flinkray.config import KeyConfig, KeyEnv, KeyFile, flinkray_home
+from flinkray.config import AwsKms, KeyConfig, KeyEnv, KeyFile, flinkray_home
 from flinkray.errors import ConfigError
 
 KEY_VARIABLE = "FLINKRAY_KEY"
@@ -71,7 +71,7 @@ class LocalKeyProvider(KeyProvider):
 def resolve_provider(
     config: KeyConfig | None, storage_uri: str, announce: Callable[[str], None] | None = None, make: bool = True
 ) -> KeyProvider:
-    """The key for this storage: the configured one, else FLINKRAY_KEY (32 bytes base64, or else a path), else, for storage on this machine
+    """The key for this storage: the configured one, else FLINKRAY_KEY (32 bytes base64, the ARN of a KMS key, or else a path), else, for storage on this machine
     only, `~/.flinkray/key`, made when missing and then told through `announce` (default: a line on stderr); not with `make=False`, for
     reading what is there.
 
@@ -88,7 +88,11 @@ def resolve_provider(
                 "make one with `flinkray keys generate`"
             )
         return LocalKeyProvider(_decoded(value, f"environment variable {config.variable}"), f"the key in ${config.variable}")
+    if isinstance(config, AwsKms):
+        return _from_kms(config)
     value = os.environ.get(KEY_VARIABLE)
+    if value and value.startswith("arn:"):
+        return _from_kms(AwsKms(value))
     if value:
         if _is_key(value):
             return LocalKeyProvider(_decoded(value, KEY_VARIABLE), f"the key in ${KEY_VARIABLE}")
@@ -105,6 +109,12 @@ def resolve_provider(
             "nothing in remote storage could be read again"
         )
     return _default_provider(announce or _say, make)
+
+
+def _from_kms(config: AwsKms) -> KeyProvider:
+    from flinkray.checkpoint.kms_provider import AwsKmsProvider
+
+    return AwsKmsProvider(config)
 
 
 def generate_key_file(path: str) -> str:

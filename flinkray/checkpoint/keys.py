@@ -108,15 +108,29 @@ class KeyRing:
 def rewrap(store: ObjectStore, old: KeyProvider, new: KeyProvider) -> int:
     """Wrap every data key for `new` as well, beside the old wrapping; returns how many were added. Repeating it is safe."""
     ring = KeyRing(store, old)
-    wrapped: dict[str, set[str]] = {}
-    for name in store.list(KEYS_FOLDER):
-        parsed = parse_wrapped_key(name)
-        if parsed is not None:
-            wrapped.setdefault(parsed.data_key_id, set()).add(parsed.key_id)
-    missing = [data_key_id for data_key_id, key_ids in wrapped.items() if new.key_id not in key_ids]
+    missing = [data_key_id for data_key_id, key_ids in wrappings(store).items() if new.key_id not in key_ids]
     for data_key_id in missing:
         _store_wrapped(store, new, ring.get(data_key_id))
     return len(missing)
+
+
+def wrappings(store: ObjectStore) -> dict[str, set[str]]:
+    """By data key, the ids of the keys that open it."""
+    found: dict[str, set[str]] = {}
+    for name in store.list(KEYS_FOLDER):
+        parsed = parse_wrapped_key(name)
+        if parsed is not None:
+            found.setdefault(parsed.data_key_id, set()).add(parsed.key_id)
+    return found
+
+
+def drop_wrappings(store: ObjectStore, old_key_id: str, new: KeyProvider) -> int:
+    """Delete what `old_key_id` wrapped, of data keys that `new` was seen to open; returns how many. Afterwards the old key opens nothing here."""
+    ring = KeyRing(store, new)
+    both = [data_key_id for data_key_id, key_ids in wrappings(store).items() if {old_key_id, new.key_id} <= key_ids]
+    ring.get_all(both)
+    store.delete([wrapped_key_name(data_key_id, old_key_id) for data_key_id in both])
+    return len(both)
 
 
 def _store_wrapped(store: ObjectStore, provider: KeyProvider, data_key: DataKey) -> None:

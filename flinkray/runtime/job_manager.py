@@ -148,7 +148,8 @@ class JobManager:
                 check_savepoint_name(name)
         except UsageError as error:
             return None, error
-        return self._requests.ask(request, _EVENTS[what](request, **arguments))
+        ready = self.core.storage_open or self.core.status.terminal  # before, the core would refuse: whoever asks, asks again
+        return self._requests.ask(request, _EVENTS[what](request, **arguments) if ready else None)
 
     def wait(self, timeout_s: float | None) -> bool:
         """True when the job has ended, or is led by another process."""

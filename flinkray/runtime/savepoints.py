@@ -38,14 +38,14 @@ class RequestBook:
         """Requests with a savepoint that is not settled."""
         self._closed = ""
 
-    def ask(self, request: str, event: JobEvent) -> Outcome | None:
-        """How it went; None: not known yet, ask again. The first time it is given to the core, which knows what an earlier leader was asked."""
+    def ask(self, request: str, event: JobEvent | None) -> Outcome | None:
+        """How it went; None: not known yet, ask again. The first time it is given to the core, which knows what an earlier leader was asked; with None it is only looked up."""
         with self._lock:
             if request in self._outcomes:
                 return self._outcomes[request]
             if self._closed:
                 return None, JobFailedError(self._closed)
-            if request not in self._asked:
+            if event is not None and request not in self._asked:
                 self._asked.add(request)
                 self._post(event)
             return None
