@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,11 @@ def run_job(folder: Path, key: object, stop_with: str = "one") -> None:
     env = fr.StreamEnvironment(APP, runtime="local", checkpointing=checkpointing)
     rows = env.from_source(fr.sources.Nexmark("bid", rows=10_000_000, rate=20_000), uid="in")
     rows.key_by("bidder").aggregate(bids=fr.agg.count(), emit="final").uid("totals").sink_to(fr.sinks.Blackhole(), uid="out")
-    env.execute_async().stop(stop_with, timeout=TIMEOUT_S)
+    job, deadline = env.execute_async(), time.monotonic() + TIMEOUT_S
+    while not job.status()["records_in"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    job.stop(stop_with, timeout=TIMEOUT_S)
 
 
 def read(folder: Path, key: object, at: str = "savepoint:one") -> pa.Table:
