@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from flinkray.api.collect import final_rows, remaining_rows
 from flinkray.connectors.base import Source
 from flinkray.connectors.nexmark import nexmark_table
 from flinkray.graph.joins import How
+from jobs.enrichment import enriched
+from jobs.fraud import fraud
 from tests.golden import oracle
 from tests.held import Held
 
@@ -65,6 +68,10 @@ def _top(bids: fr.DataStream, auctions: fr.DataStream) -> fr.DataStream:
     return bids.select("auction", "bidder", "price").key_by("auction").top_n(2, "price")
 
 
+FRAUD = (3_000, 300_000, timedelta(milliseconds=100))
+LAST_SMALL = f"""max(CASE WHEN price < {FRAUD[0]} THEN date_time END) OVER (
+    PARTITION BY bidder ORDER BY date_time, price ROWS UNBOUNDED PRECEDING)"""
+
 CASES = {
     "inner join": _join("inner"),
     "full join": _join("full"),
@@ -78,6 +85,22 @@ CASES = {
         """SELECT bidder, price, b.date_time, last_id AS id, last_time AS date_time_right FROM bids b LEFT JOIN LATERAL (
             SELECT max_by(id, (date_time, id)) AS last_id, max(date_time) AS last_time FROM auctions a
             WHERE a.seller = b.bidder AND a.date_time <= b.date_time) ON true""",
+    ),
+    "the enrichment job": Case(
+        enriched,
+        """SELECT auction, bidder, price, b.date_time, seller, category, reserve FROM bids b
+        LEFT JOIN auctions a ON a.id = b.auction AND a.date_time <= b.date_time""",
+    ),
+    "the fraud job": Case(
+        lambda bids, _: fraud(bids, *FRAUD),
+        f"""SELECT bidder, small_at, date_time AS at, price FROM (SELECT *, {LAST_SMALL} AS small_at FROM bids)
+        WHERE price > {FRAUD[1]} AND date_time - small_at <= 100000""",
+    ),
+    "the fraud job's side output": Case(
+        lambda bids, _: fraud(bids, *FRAUD).get_side_output("quiet"),
+        f"""SELECT DISTINCT bidder, date_time AS small_at FROM bids s WHERE price < {FRAUD[0]} AND NOT EXISTS (
+            SELECT 1 FROM bids l WHERE l.bidder = s.bidder AND l.date_time - s.date_time <= 100000
+            AND (l.date_time > s.date_time AND l.price < {FRAUD[0]} OR l.date_time >= s.date_time AND l.price > {FRAUD[1]}))""",
     ),
     "first of each": Case(
         lambda bids, _: bids.select("bidder", "date_time").key_by("bidder").deduplicate(),
@@ -139,7 +162,7 @@ CASES = {
 def expected(name: str) -> pa.Table:
     tables = {"bids": nexmark_table("bid", BIDS, 0), "auctions": nexmark_table("auction", AUCTIONS, 0)}
     answer = oracle.select_from(tables, CASES[name].query)
-    for column in ("date_time_right", "opened"):
+    for column in ("date_time_right", "opened", "small_at", "at"):
         if column in answer.column_names:
             index = answer.schema.get_field_index(column)
             answer = answer.set_column(index, column, answer.column(index).cast(oracle.TIMESTAMP))
@@ -156,7 +179,10 @@ def start(name: str, folder: Path, parallelism: int, interval: str | None, gate:
     bids = env.from_source(source, watermark=WATERMARK, uid="bids")
     auctions = env.from_source(fr.sources.Nexmark("auction", rows=AUCTIONS), watermark=WATERMARK, uid="auctions")
     changes = bool(CASES[name].key or CASES[name].retracts)
-    CASES[name].build(bids, auctions).uid("operator").sink_to(fr.sinks.Parquet(str(folder / "out"), changelog=changes), uid="out")
+    built = CASES[name].build(bids, auctions)
+    if not name.startswith("the "):
+        built = built.uid("operator")
+    built.sink_to(fr.sinks.Parquet(str(folder / "out"), changelog=changes), uid="out")
     return env.execute_async()
 
 
