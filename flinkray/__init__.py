@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flinkray.api import agg, sinks, sources, windows
+    from flinkray.api.connected import BroadcastStream, ConnectedStreams
     from flinkray.api.environment import StreamEnvironment
     from flinkray.api.expressions import coalesce, col, lit, to_datetime, when
     from flinkray.api.job_handle import JobHandle, JobResult
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         UsageError,
         WaitTimeoutError,
     )
+    from flinkray.graph.co_process import BroadcastState, KeyedBroadcastProcessFunction, KeyedCoProcessFunction
     from flinkray.graph.process import (
         AggregateFunction,
         AggregatingState,
@@ -58,8 +60,11 @@ __all__ = [
     "AggregateFunction",
     "AggregatingState",
     "AwsKms",
+    "BroadcastState",
+    "BroadcastStream",
     "Checkpointing",
     "ConfigError",
+    "ConnectedStreams",
     "DamagedObjectError",
     "DataStream",
     "DataStreamSink",
@@ -75,6 +80,8 @@ __all__ = [
     "KeyEnv",
     "KeyFile",
     "KeyUnavailableError",
+    "KeyedBroadcastProcessFunction",
+    "KeyedCoProcessFunction",
     "KeyedProcessFunction",
     "KeyedStream",
     "ListState",
@@ -115,7 +122,9 @@ __all__ = [
 
 _HOMES = {
     "flinkray.api": ("agg", "sinks", "sources", "windows"),
+    "flinkray.api.connected": ("BroadcastStream", "ConnectedStreams"),
     "flinkray.api.environment": ("StreamEnvironment",),
+    "flinkray.graph.co_process": ("BroadcastState", "KeyedBroadcastProcessFunction", "KeyedCoProcessFunction"),
     "flinkray.api.expressions": ("coalesce", "col", "lit", "to_datetime", "when"),
     "flinkray.api.job_handle": ("JobHandle", "JobResult"),
     "flinkray.api.keyed_stream": ("KeyedStream", "WindowedStream"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from flinkray.api.columns import OutputSchema, function_schema
+from flinkray.api.connected import BroadcastStream, ConnectedStreams
 from flinkray.api.environment import StreamEnvironment
 from flinkray.api.stream import DataStream
 from flinkray.config import Duration, duration_us
@@ -112,6 +113,16 @@ class KeyedStream:
         """The `n` best rows of each key of all so far: names (largest first) or `(name, "asc")`. Rows that tie with the last of them are
         kept too. A retract stream: rows that are not among the best any more are taken back."""
         return DataStream(self._environment, top_node(self._node, self.keys, n, _order(by, "desc", "top_n: by")))
+
+    def connect(self, other: KeyedStream | BroadcastStream) -> ConnectedStreams:
+        """This stream and another one, for a function that has state for both: a stream keyed alike (as many columns of the same kinds), or
+        `other.broadcast()`, every row of which goes to every subtask."""
+        if not isinstance(other, KeyedStream | BroadcastStream):
+            raise PlanError(f"connect: {other!r} is neither keyed nor broadcast; write other.key_by('column') or other.broadcast()")
+        if other._environment is not self._environment:
+            raise PlanError("connect: the streams belong to different environments")
+        right_keys = other.keys if isinstance(other, KeyedStream) else None
+        return ConnectedStreams(self._environment, self._node, self.keys, other._node, right_keys)
 
     def interval_join(self, other: KeyedStream, lower: Duration, upper: Duration, how: How = "inner") -> DataStream:
         """Rows of this stream with those rows of the other that have the same key and `lower` to `upper` later event time, both bounds

@@ -22,6 +22,7 @@ from flinkray.graph.resolve_calls import CAPACITY, RETRY_PAUSE, async_calls, cal
 from flinkray.graph.windows import WatermarkStrategy
 
 if TYPE_CHECKING:
+    from flinkray.api.connected import BroadcastStream
     from flinkray.api.environment import StreamEnvironment
     from flinkray.api.keyed_stream import KeyedStream, WindowedStream
 
@@ -196,6 +197,24 @@ class DataStream(_Step):
             raise PlanError(f"async_map: {function!r} is no coroutine function; write async def, or use map for functions that do not wait")
         calls = async_calls(ordered, capacity, batch_size, max_latency, timeout, retries, retry_pause)
         return self._calls("async_map", function, output_schema, uid, name, calls, batch_format=batch_format)
+
+    def split(self, *predicates: Expression) -> tuple[DataStream, ...]:
+        """One stream for each predicate, and one more for the rest: a row goes to the first whose predicate is true (not null)."""
+        if not predicates:
+            raise PlanError("split: give at least one predicate, like split(col('price') > 100)")
+        streams, rest = [], self
+        for predicate in predicates:
+            true = as_expression(predicate).fill_null(False)
+            streams.append(rest.filter(true))
+            rest = rest.filter(~true)
+        return (*streams, rest)
+
+    def broadcast(self) -> BroadcastStream:
+        """This stream for `keyed.connect(rules.broadcast())`: every row goes to every subtask."""
+        from flinkray.api.connected import BroadcastStream
+
+        resolve.require_append_only(self._node, "broadcast")
+        return BroadcastStream(self._environment, self._node)
 
     def union(self, *streams: DataStream) -> DataStream:
         """The rows of all streams, which have the same columns."""

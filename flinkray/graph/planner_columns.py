@@ -26,6 +26,7 @@ from flinkray.graph.logical import (
     TopNNode,
     WatermarkNode,
 )
+from flinkray.graph.logical_co_process import CoProcessNode
 
 OutputKey = tuple[int, str | None]
 """A node's serial and the tag of its output (None: the main one)."""
@@ -77,6 +78,10 @@ def _asks(node: LogicalNode, found: Mapping[OutputKey, Need]) -> Iterator[tuple[
     need = found.get((node.serial, None), Need())
     if isinstance(node, SideOutputNode):
         yield (node.inputs[0].serial, node.tag), need
+        return
+    if isinstance(node, CoProcessNode):
+        for stream in node.inputs:
+            yield (stream.serial, None), all_columns(stream.rows, node.rows.event_time)
         return
     if isinstance(node, JoinNode):
         for stream, asked in zip(node.inputs, join_needs(node, need), strict=True):

@@ -13,7 +13,9 @@ from flinkray.graph import logical
 from flinkray.graph.job_graph import Forward, Rebalance
 from flinkray.graph.logical import LogicalNode, RowType
 from flinkray.graph.logical_calls import CallNode
+from flinkray.graph.logical_co_process import CoProcessNode
 from flinkray.graph.planner_calls import lower_call
+from flinkray.graph.planner_co_process import lower_co_process
 from flinkray.graph.planner_columns import Need, OutputKey, all_columns, input_need, kept
 from flinkray.graph.planner_drafts import Draft, Drafts, Link, Port
 from flinkray.graph.planner_joins import lower_join
@@ -103,6 +105,9 @@ class Lowering:
                 return lower_first(self, node)
             case logical.ChangesNode():
                 return lower_changes(self, node)
+            case CoProcessNode():
+                first, second = (self._ports[stream.serial] for stream in node.inputs)
+                return lower_co_process(self, node, (first, second))
             case logical.ProcessNode():
                 return lower_process(self, node)
             case CallNode():

@@ -271,6 +271,9 @@ class ProcessContext(Protocol):
     def output(self, tag: str, row: Mapping[str, Any]) -> None: ...
 
 
+MODES = ("process", "process_batch", "process_keys")
+
+
 class KeyedProcessFunction:
     """Write one of `process(row, ctx)` (a dict per row), `process_batch(rows, ctx)` (a RecordBatch with the rows of one key) and
     `process_keys(batch, keys, ctx)` (rows of all keys, for numpy); and `on_timer(timestamp, ctx)`, or `on_timers(keys, times, ctx)`
@@ -284,21 +287,19 @@ class KeyedProcessFunction:
     output_schema: ClassVar[Any] = None
     side_outputs: ClassVar[Mapping[str, Any]] = {}
     input_columns: ClassVar[tuple[str, ...] | None] = None
+    modes: ClassVar[tuple[str, ...]] = MODES
 
     def open(self, ctx: ProcessContext) -> None: ...
 
     def close(self) -> None: ...
 
 
-MODES = ("process", "process_batch", "process_keys")
-
-
 def mode_of(function: KeyedProcessFunction) -> str:
     """Which of the three ways the function is written for. Raises PlanError."""
-    written = [mode for mode in MODES if callable(getattr(function, mode, None))]
+    written = [mode for mode in function.modes if callable(getattr(function, mode, None))]
     name = type(function).__name__
     if len(written) != 1:
-        raise PlanError(f"process: {name} has {' and '.join(written) or 'none'} of {', '.join(MODES)}; write exactly one of them")
+        raise PlanError(f"process: {name} has {' and '.join(written) or 'none'} of {', '.join(function.modes)}; write exactly one of them")
     timer = "on_timer" if written[0] == "process_keys" else "on_timers"
     if hasattr(function, timer):
         wanted = "on_timers(keys, times, ctx)" if timer == "on_timer" else "on_timer(timestamp, ctx)"

@@ -33,7 +33,6 @@ from flinkray.operators.rows import visible_batch
 from flinkray.state.arrow_buffers import contiguous, words_of
 from flinkray.state.slot_groups import group_rows, number_slots
 
-
 SLICE_S = 0.02
 """Timers fire for about so long before others have their turn."""
 MOST_CHUNKS = 16
@@ -73,8 +72,7 @@ class ProcessOperator(SteppingOperator):
             attribute: bind(state, self._cursor, lambda: self._store.history.generation, self._expiry(state))
             for attribute, state in states_of(self._function).items()
         }
-        for attribute, state in self._states.items():
-            setattr(self._function, attribute, state)
+        self._bind()
         kinds = [schema.field(key).type for key in self._keys]
         timers = {EVENT: self._ctx.event_timers, PROCESSING: self._ctx.processing_timers}
         self._store = ProcessStore(context, self._keys, kinds, list(self._states.values()), timers, schema)
@@ -90,6 +88,10 @@ class ProcessOperator(SteppingOperator):
         with user_errors(context):
             self._function.open(self._ctx)
         self._store.measure()
+
+    def _bind(self) -> None:
+        for attribute, state in self._states.items():
+            setattr(self._function, attribute, state)
 
     def _expiry(self, state: State) -> Expiry | None:
         ttl = state.ttl
@@ -123,25 +125,37 @@ class ProcessOperator(SteppingOperator):
             self._backlog.add(batch)
 
     def _process(self, batch: pa.RecordBatch, out: Output) -> None:
-        slots = self._store.slots(batch)
-        times = words_of(batch.column(EVENT_TIME)) if self._has_time else None
-        if times is not None:
-            self._store.largest_us = max(self._store.largest_us, int(times.max()))
-        index, firsts = self._numbered(slots)
-        keys = [contiguous(batch.column(name).take(pa.array(firsts))) for name in self._keys]
         rows = visible_batch(batch)
         if self._columns is not None:
             rows = rows.select(list(self._columns))
+        self._work(batch, rows, getattr(self._function, self._mode), out)
+
+    def _work(self, keyed: pa.RecordBatch, rows: pa.RecordBatch, call: Callable[..., Any], out: Output) -> None:
+        """`call` with the rows, whose keys and event times are those of `keyed`."""
+        slots = self._store.slots(keyed)
+        times = words_of(keyed.column(EVENT_TIME)) if self._has_time else None
+        if times is not None:
+            self._store.largest_us = max(self._store.largest_us, int(times.max()))
+        index, firsts = self._numbered(slots)
+        keys = [contiguous(keyed.column(name).take(pa.array(firsts))) for name in self._keys]
         with self._at_work(slots[firsts].astype(np.int64), out):
             if self._mode == "process":
-                self._each_row(rows, index, key_values(keys), times, out)
+                self._each_row(call, rows, index, key_values(keys), times, out)
             elif self._mode == "process_batch":
                 self._each_key(rows, index, key_values(keys), times, out)
             else:
-                self._all_keys(self._function.process_keys, rows, BatchKeys(index, _one_array(keys, self._keys)), times, out)
+                self._all_keys(call, rows, BatchKeys(index, _one_array(keys, self._keys)), times, out)
 
-    def _each_row(self, rows: pa.RecordBatch, index: np.ndarray, keys: list[Any], times: Int64Array | None, out: Output) -> None:
-        ctx, cursor, process = self._ctx, self._cursor, self._function.process
+    def _each_row(
+        self,
+        process: Callable[..., Any],
+        rows: pa.RecordBatch,
+        index: np.ndarray,
+        keys: list[Any],
+        times: Int64Array | None,
+        out: Output,
+    ) -> None:
+        ctx, cursor = self._ctx, self._cursor
         given: list[Mapping[str, Any]] = []
         given_at: list[Any] = []
         stamps = times.tolist() if times is not None else [None] * rows.num_rows

@@ -33,6 +33,7 @@ _CLASSES = {
     "rank": "rank:RankOperator",
     "first": "first:FirstOperator",
     "process": "process:ProcessOperator",
+    "co_process": "co_process:CoProcessOperator",
     "stage": "stage:StageOperator",
     "async_map": "async_map:AsyncMapOperator",
     "sink": "sink:SinkOperator",

@@ -1,0 +1,17 @@
+"""Two streams connected: one function with state for both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from flinkray.graph.logical import ProcessNode
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CoProcessNode(ProcessNode):
+    """`right_keys` None: every subtask gets every row of the right stream. Rows have event time where both streams have it."""
+
+    kind: ClassVar[str] = "connect"
+
+    right_keys: tuple[str, ...] | None
