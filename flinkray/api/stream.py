@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pyarrow as pa
 
 from flinkray.api.columns import OutputSchema, function_schema, listed_columns
 from flinkray.config import Duration
-from flinkray.connectors.base import Sink
+from flinkray.connectors.base import Sink, Source
 from flinkray.errors import PlanError
 from flinkray.expressions import Expression, as_expression, col
 from flinkray.graph import resolve, resolve_rows
@@ -19,6 +19,7 @@ from flinkray.graph.logical import LogicalNode
 from flinkray.graph.logical_calls import AsyncCalls, Stage
 from flinkray.graph.planner_uids import check_uid
 from flinkray.graph.resolve_calls import CAPACITY, RETRY_PAUSE, async_calls, call_node, is_coroutine, stage_of
+from flinkray.graph.resolve_joins import lookup_join_node
 from flinkray.graph.windows import WatermarkStrategy
 
 if TYPE_CHECKING:
@@ -230,6 +231,25 @@ class DataStream(_Step):
         """The first row to come of each combination of values in these columns (all of them where none is named). Each is kept in state,
         with `ttl` for so long after the row's event time (by the clock where rows have none)."""
         return self._then(resolve_rows.distinct_node(self._node, columns, ttl))
+
+    def lookup_join(
+        self,
+        table: Source,
+        on: str | Sequence[str] | Mapping[str, str],
+        how: Literal["inner", "left"] = "left",
+        *,
+        cache: Duration | None = None,
+        uid: str | None = None,
+        name: str | None = None,
+    ) -> DataStream:
+        """Each row with the rows of a table that have the same key: a bounded source, like `fr.sources.Parquet("users/*.parquet")`, that is
+        read whole into every subtask, and again when it is older than `cache` (None: once). `on`: columns by name, or `{"mine": "its"}`.
+
+        Rows: this stream's columns, then the table's other ones (with the suffix `_right` where a name is taken). No shuffle, nothing in
+        checkpoints: after a restore the table is read anew, so that a table that changes gives other answers then. For calls to a
+        service see `async_map`.
+        """
+        return self._then(lookup_join_node(self._node, table, on, how, cache))._label(uid, name)
 
     def changes(self, column: str = "change") -> DataStream:
         """A changelog (of a running aggregate, an outer join, a ranking) as rows like any others, with the change kind in a column: "+I"

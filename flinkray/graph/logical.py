@@ -18,7 +18,7 @@ from flinkray.connectors.base import DEAD_LETTER, Sink, Source
 from flinkray.expressions import Expression
 from flinkray.graph.aggregates import Aggregate
 from flinkray.graph.general_windows import DynamicSessionWindow, Windows
-from flinkray.graph.joins import Join
+from flinkray.graph.joins import Join, JoinColumn
 from flinkray.graph.process import KeyedProcessFunction
 from flinkray.graph.windows import WatermarkStrategy, Window
 
@@ -291,6 +291,20 @@ class ChangesNode(LogicalNode):
     kind: ClassVar[str] = "changes"
 
     column: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LookupJoinNode(LogicalNode):
+    """Rows with those of a table that have their key."""
+
+    kind: ClassVar[str] = "lookup_join"
+
+    table: Source
+    keys: tuple[str, ...]
+    table_keys: tuple[str, ...]
+    how: str
+    columns: tuple[JoinColumn, ...]
+    cache_us: int | None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -16,6 +16,7 @@ from flinkray.graph.logical import (
     JoinNode,
     KeyedNode,
     LogicalNode,
+    LookupJoinNode,
     ProcessNode,
     ProjectNode,
     RankNode,
@@ -122,6 +123,10 @@ def input_need(node: LogicalNode, need: Need, found: Mapping[OutputKey, Need]) -
             return Need(frozenset(kept(node.rows, need)).union(node.keys), node.rows.event_time)
         case ChangesNode():
             return Need(frozenset(kept(node.rows, need)) - {node.column}, need.event_time)
+        case LookupJoinNode():
+            names = set(kept(node.rows, need))
+            own = {column.left for column in node.columns if column.name in names and column.left is not None}
+            return Need(frozenset(own.union(node.keys)), need.event_time)
         case ProcessNode():
             wanted = node.function.input_columns
             everything = all_columns(node.inputs[0].rows)

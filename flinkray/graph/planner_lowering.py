@@ -21,7 +21,7 @@ from flinkray.graph.planner_drafts import Draft, Drafts, Link, Port
 from flinkray.graph.planner_joins import lower_join
 from flinkray.graph.planner_keyed import lower_aggregate, lower_top_n
 from flinkray.graph.planner_process import lower_process
-from flinkray.graph.planner_rows import lower_changes, lower_first, lower_rank
+from flinkray.graph.planner_rows import lower_changes, lower_first, lower_lookup, lower_rank
 from flinkray.graph.planner_windows import lower_windows
 from flinkray.graph.resolve import written_schema
 
@@ -103,6 +103,8 @@ class Lowering:
                 return lower_rank(self, node)
             case logical.FirstNode():
                 return lower_first(self, node)
+            case logical.LookupJoinNode():
+                return lower_lookup(self, node)
             case logical.ChangesNode():
                 return lower_changes(self, node)
             case CoProcessNode():

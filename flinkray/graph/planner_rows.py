@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from flinkray.columns import EVENT_TIME
 from flinkray.graph.job_graph import Hash
-from flinkray.graph.logical import ChangesNode, FirstNode, RankNode
+from flinkray.graph.logical import ChangesNode, FirstNode, LookupJoinNode, RankNode
+from flinkray.graph.planner_columns import kept
 from flinkray.graph.planner_drafts import Link, Port
 
 if TYPE_CHECKING:
@@ -43,6 +44,30 @@ def _keeping(lowering: Lowering, node: RankNode | FirstNode, params: dict[str, o
     draft = lowering.draft(node, node.kind, params, rows, [Link(port, Hash(node.keys))])
     draft.state = [list(node.keys), [f"{field.name} {field.type}" for field in port.rows.schema], note]
     draft.notes.insert(0, note if node.ttl_us is None else f"{note}, forgotten after {node.ttl_us} us")
+    return draft.output
+
+
+def lower_lookup(lowering: Lowering, node: LookupJoinNode) -> Port:
+    """In the thread of what comes before: the table is in every subtask. Only columns that somebody needs are read of it."""
+    link = lowering.drafts.feed(lowering.port(node), lowering.parallelism(node), lowering.asked(node))
+    names = set(kept(node.rows, lowering.need(node)))
+    columns = tuple(column for column in node.columns if column.name in names)
+    wanted = {*node.table_keys, *(column.right for column in columns if column.right is not None)}
+    read = tuple(name for name in node.table.schema().names if name in wanted)
+    params = {
+        "table": node.table.with_columns(read),
+        "keys": node.keys,
+        "table_keys": node.table_keys,
+        "how": node.how,
+        "columns": columns,
+        "cache_us": node.cache_us,
+    }
+    assert node.rows.schema is not None
+    schema = pa.schema([field for field in node.rows.schema if field.name in names])
+    draft = lowering.draft(node, "lookup_join", params, replace(node.rows, schema=schema, event_time=link.port.rows.event_time), [link])
+    pairs = [mine if mine == its else f"{mine} = {its}" for mine, its in zip(node.keys, node.table_keys, strict=True)]
+    again = "" if node.cache_us is None else f", read again after {node.cache_us} us"
+    draft.notes.append(f"{node.how} join on {', '.join(pairs)} with {node.table.describe()}, read whole into every subtask{again}")
     return draft.output
 
 

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
+import pyarrow as pa
+
 from flinkray.config import Duration, duration_us
+from flinkray.connectors.base import Source
 from flinkray.errors import PlanError
-from flinkray.graph.joins import HALVES, HOWS, AsOf, Interval, Join, Unbounded, check_join_keys, half_columns, join_columns, join_schema
-from flinkray.graph.logical import JoinNode, LogicalNode, RowType
+from flinkray.graph.joins import (
+    HALVES,
+    HOWS,
+    SUFFIX,
+    AsOf,
+    Interval,
+    Join,
+    JoinColumn,
+    Unbounded,
+    check_join_keys,
+    half_columns,
+    join_columns,
+    join_schema,
+)
+from flinkray.graph.logical import JoinNode, LogicalNode, LookupJoinNode, RowType
+from flinkray.graph.resolve import check_column, require_append_only
 from flinkray.graph.resolve_keyed import require_event_time, require_schema
 from flinkray.graph.windows import SlidingWindow, TumblingWindow, Window
 
@@ -90,6 +109,36 @@ def asof_join_node(
     columns = join_columns(mine, its, left_keys, right_keys, windowed=False)
     join = Join(left_keys, right_keys, how, columns, AsOf(None if tolerance is None else duration_us(tolerance, "asof_join tolerance")))
     return JoinNode(inputs=(left, right), rows=RowType(join_schema(mine, its, columns), event_time=True), join=join)
+
+
+def lookup_join_node(
+    stream: LogicalNode, table: Source, on: str | Sequence[str] | Mapping[str, str], how: str, cache: Duration | None
+) -> LookupJoinNode:
+    """`on`: columns of the same name on both sides, or the stream's name to the table's. Raises PlanError."""
+    require_append_only(stream, "lookup_join")
+    mine = require_schema(stream, "lookup_join")
+    if not isinstance(table, Source) or not table.bounded:
+        raise PlanError(f"lookup_join: {table!r} is no bounded source; give fr.sources.Parquet('table/*.parquet') or the like")
+    pairs = dict(on) if isinstance(on, Mapping) else {name: name for name in ([on] if isinstance(on, str) else on)}
+    its = table.schema()
+    for name, other in pairs.items():
+        check_column(stream.rows, name, "lookup_join")
+        check_column(RowType(its), other, f"lookup_join: {table.describe()}")
+    if how not in ("inner", "left"):
+        raise PlanError(f"lookup_join: how={how!r}; 'inner' or 'left'")
+    keys, table_keys = tuple(pairs), tuple(pairs.values())
+    check_join_keys(mine, its, keys, table_keys, how)
+    own = tuple(JoinColumn(name, name, None) for name in mine.names)
+    added = join_columns(pa.schema([mine.field(key) for key in keys]), its, keys, table_keys, windowed=False)[len(keys) :]
+    renamed = tuple(replace(column, name=f"{column.right}{SUFFIX}") if column.name in mine.names else column for column in added)
+    columns = (*own, *renamed)
+    if len({column.name for column in columns}) < len(columns):
+        raise PlanError(f"lookup_join: a column of {table.describe()} gets a name that is there already; rename it")
+    cache_us = None if cache is None else duration_us(cache, "lookup_join cache")
+    rows = RowType(join_schema(mine, its, columns), event_time=stream.rows.event_time)
+    return LookupJoinNode(
+        inputs=(stream,), rows=rows, table=table, keys=keys, table_keys=table_keys, how=how, columns=columns, cache_us=cache_us
+    )
 
 
 def join_node(

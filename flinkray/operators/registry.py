@@ -28,6 +28,7 @@ _CLASSES = {
     "interval_join": "interval_join:IntervalJoinOperator",
     "window_join": "window_join:WindowJoinOperator",
     "general_window": "general_window:GeneralWindowOperator",
+    "lookup_join": "lookup_join:LookupJoinOperator",
     "regular_join": "regular_join:RegularJoinOperator",
     "asof_join": "asof_join:AsOfJoinOperator",
     "rank": "rank:RankOperator",

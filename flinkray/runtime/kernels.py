@@ -20,7 +20,7 @@ def kernel_groups(graph: JobGraph) -> tuple[str, ...]:
         groups.append(SESSIONS)
     if any(isinstance(value, CsvSource) for value in values):
         groups.append(CSV)
-    if any(isinstance(value, Join) for value in values):
+    if any(isinstance(value, Join) for value in values) or any(o.kind == "lookup_join" for v in graph.vertices for o in v.operators):
         groups.append(JOINS)
     if any(operator.kind in _KEEP_ROWS for vertex in graph.vertices for operator in vertex.operators):
         groups.append(ROWS)
