@@ -111,8 +111,14 @@ class Checkpointing:
     retained: int = 3
     key: KeyConfig | None = None
     storage_options: dict[str, Any] | None = None
+    auto_savepoint: Duration | None = None
+    """A savepoint `auto-<time>` is made so often; None: never."""
+    savepoint_retention: str = "keep 24 hourly, 7 daily"
+    """Of automatic savepoints; those with a name of your own are never deleted."""
 
     def __post_init__(self) -> None:
+        if self.auto_savepoint is not None and duration_us(self.auto_savepoint, "Checkpointing.auto_savepoint") < 1_000_000:
+            raise ConfigError(f"Checkpointing.auto_savepoint: {self.auto_savepoint!r} is under 1s")
         if self.interval is not None and duration_us(self.interval, "Checkpointing.interval") < 10_000:
             raise ConfigError(f"Checkpointing.interval: {self.interval!r} is under 10ms")
         duration_us(self.min_pause, "Checkpointing.min_pause")

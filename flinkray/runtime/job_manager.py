@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from flinkray.checkpoint.savepoint_format import check_savepoint_name
+from flinkray.checkpoint.savepoint_retention import Retention
 from flinkray.config import JobConfig, duration_s
 from flinkray.core.checkpoints import CheckpointPolicy
 from flinkray.core.gate import JournalGate
@@ -52,6 +53,7 @@ from flinkray.core.leadership_events import Append, Lead, LeadershipEvent
 from flinkray.core.leadership_events import Superseded as LeadershipSuperseded
 from flinkray.core.messages import Deploy
 from flinkray.errors import DeposedError, FlinkrayError, StorageError, UsageError
+from flinkray.runtime.auto_savepoints import AutoSavepoints
 from flinkray.runtime.backend import WorkerBackend
 from flinkray.runtime.job_log import JobLog, iso, now_iso
 from flinkray.runtime.job_storage import JobStorage, NoStorage, StorageOfJob
@@ -101,7 +103,7 @@ class JobManager:
         )
         self._gate = JournalGate()
         self._events: queue.SimpleQueue[JobEvent | _Recorded] = queue.SimpleQueue()
-        self._requests = RequestBook(self._storage, self._events.put)
+        self._requests = RequestBook(self._storage, self._events.put, auto_savepoints(bundle.config), log.say)
         self._io = ThreadPoolExecutor(1, "flinkray-storage")
         self._sweeper = ThreadPoolExecutor(1, "flinkray-sweep")
         self._effects = ThreadPoolExecutor(1, "flinkray-effects")
@@ -185,6 +187,8 @@ class JobManager:
         try:
             while not self._ended.is_set():
                 self._step(self._next_event())
+                if self.core.status is JobStatus.RUNNING:
+                    self._requests.look_after()
                 if self.on_status is not None and not self._deposed and (time.monotonic() >= next_status or self._ended.is_set()):
                     next_status = time.monotonic() + 0.5
                     self.on_status(self.status())
@@ -338,6 +342,14 @@ class JobManager:
             self._events.put(EndRecorded(f"finishing the sinks failed: {type(error).__name__}: {error}"))
             return
         self._events.put(EndRecorded())
+
+
+def auto_savepoints(config: JobConfig) -> AutoSavepoints | None:
+    """None: nobody wants any."""
+    checkpointing = config.checkpointing
+    if checkpointing is None or checkpointing.auto_savepoint is None:
+        return None
+    return AutoSavepoints(duration_s(checkpointing.auto_savepoint), Retention.parse(checkpointing.savepoint_retention))
 
 
 def job_settings(config: JobConfig) -> JobSettings:

@@ -17,7 +17,7 @@ from flinkray.checkpoint.log_base import CheckpointLog, Claimed
 from flinkray.checkpoint.log_store import open_log
 from flinkray.checkpoint.manifest import CheckpointStats, Manifest, RunFacts
 from flinkray.checkpoint.patience import Patience
-from flinkray.checkpoint.savepoints import Creation
+from flinkray.checkpoint.savepoints import Creation, Savepoints
 from flinkray.checkpoint.state_source import StateSource
 from flinkray.checkpoint.store import check_reachable, open_store, write_probe
 from flinkray.checkpoint.sweep import sweep
@@ -83,6 +83,9 @@ class StorageOfJob(ABC):
 
     def savepoint_document(self, name: str) -> dict[str, Any]:
         """What `flinkray savepoint describe --json` prints."""
+        raise NotImplementedError
+
+    def savepoints(self) -> Savepoints:
         raise NotImplementedError
 
     def pin(self, checkpoint: int) -> None:
@@ -328,7 +331,10 @@ class JobStorage(StorageOfJob):
             savepoints_of(self._opened_log()).fail(creation, reason)
 
     def savepoint_document(self, name: str) -> dict[str, Any]:
-        return savepoints_of(self._opened_log()).describe(name).document()
+        return self.savepoints().describe(name).document()
+
+    def savepoints(self) -> Savepoints:
+        return savepoints_of(self._opened_log())
 
     def pin(self, checkpoint: int) -> None:
         self._pinned.append(checkpoint)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+from flinkray.checkpoint.savepoint_retention import AUTO_REQUEST
 from flinkray.core.job_events import (
     FailSavepoint,
     JobEvent,
@@ -18,6 +19,7 @@ from flinkray.core.job_events import (
     WriteSavepoint,
 )
 from flinkray.errors import FlinkrayError, JobFailedError, StorageError, UsageError
+from flinkray.runtime.auto_savepoints import AutoSavepoints
 from flinkray.runtime.job_storage import StorageOfJob
 
 Outcome = tuple[dict[str, Any] | None, FlinkrayError | None]
@@ -27,8 +29,18 @@ Outcome = tuple[dict[str, Any] | None, FlinkrayError | None]
 class RequestBook:
     """`ask` from any thread; the rest from the loop."""
 
-    def __init__(self, storage: StorageOfJob, post: Callable[[JobEvent], None]) -> None:
+    def __init__(
+        self,
+        storage: StorageOfJob,
+        post: Callable[[JobEvent], None],
+        auto: AutoSavepoints | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        """`auto`: makes savepoints by itself, and `say` is told of their troubles."""
         self._storage = storage
+        self._auto = auto
+        self._say = say
+        self._auto_begun = False
         self._post = post
         self._io = ThreadPoolExecutor(1, "flinkray-savepoint")
         self._lock = threading.Lock()
@@ -49,6 +61,17 @@ class RequestBook:
                 self._asked.add(request)
                 self._post(event)
             return None
+
+    def look_after(self) -> None:
+        """Now and then, while the job runs: automatic savepoints."""
+        if self._auto is None:
+            return
+        if not self._auto_begun:
+            self._auto_begun = True
+            self._io.submit(self._begin_auto)
+        event = self._auto.due()
+        if event is not None:
+            self.ask(event.request, event)
 
     def obey(self, command: NameSavepoint | WriteSavepoint | FailSavepoint | Settle) -> None:
         if isinstance(command, WriteSavepoint):
@@ -71,6 +94,26 @@ class RequestBook:
         self._io.shutdown(wait=False)
 
     # -- on the thread --------------------------------------------------------------------------------------------
+
+    def _begin_auto(self) -> None:
+        assert self._auto is not None
+        try:
+            self._auto.begin(self._storage.savepoints())
+        except FlinkrayError as error:
+            self._say(f"no automatic savepoints for now: {error}")
+            self._auto_begun = False
+
+    def _settle_auto(self, command: Settle) -> None:
+        assert self._auto is not None
+        if command.error:
+            self._say(f"an automatic savepoint failed: {command.error}")
+            return
+        try:
+            deleted = self._auto.settled(self._storage.savepoints())
+        except FlinkrayError as error:
+            self._say(f"old automatic savepoints could not be looked at: {error}")
+        else:
+            self._say(f"savepoint {command.savepoint} is made" + (f", {', '.join(deleted)} deleted" if deleted else ""))
 
     def _name(self, command: NameSavepoint) -> None:
         try:
@@ -101,6 +144,8 @@ class RequestBook:
 
     def _settle(self, command: Settle) -> None:
         self._naming.discard(command.request)
+        if self._auto is not None and command.request.startswith(AUTO_REQUEST):
+            self._settle_auto(command)
         error: FlinkrayError | None = None
         document: dict[str, Any] | None = None
         if command.error:

@@ -11,6 +11,7 @@ from flinkray.api.job_handle import JobHandle
 from flinkray.config import JobConfig
 from flinkray.graph.job_graph import JobGraph
 from flinkray.graph.logical import SinkNode
+from flinkray.runtime.job_manager import auto_savepoints
 from flinkray.runtime.kernels import kernel_groups
 from flinkray.runtime.task_manager import JobBundle
 
@@ -19,6 +20,7 @@ _THREAD = "flinkray-kernels"
 
 def submit(graph: JobGraph, config: JobConfig, sinks: Sequence[SinkNode] = ()) -> JobHandle:
     """Start the job on the runtime that the configuration names; `sinks`: what the graph was planned from, so that it can be rescaled. UsageError and ResourceError before anything is written."""
+    auto_savepoints(config)  # a retention that makes no sense is told now
     bundle = JobBundle(graph, config, config.name, code_digest(), tuple(sinks))
     for warning in graph.warnings if config.checkpointing is not None else ():
         _say(f"warning: {warning}")
