@@ -67,6 +67,8 @@ class Leadership:
     seed: str
     lease_s: float
     snapshot_interval: int = SNAPSHOT_INTERVAL
+    may_begin: bool = True
+    """It may be the first of the run. To everybody else an empty journal says that the run is over, and was deleted."""
     state: LeadershipState = LeadershipState.READING
 
     def __post_init__(self) -> None:
@@ -176,7 +178,7 @@ class Leadership:
         self._floor = max(self._floor, view.election)
         if self.state is LeadershipState.LEADING:
             self._renew_lease()
-        elif view.ended:
+        elif view.ended or (view.election == 0 and not self.may_begin):
             self._move(LeadershipState.LEFT)
             self._out.append(Leave(view.ended))
         elif self.state is LeadershipState.STANDBY:

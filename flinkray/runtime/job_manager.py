@@ -208,7 +208,7 @@ class JobManager:
         if self._keep_alive_at is not None and now - self._looked_at > FROZEN_S:
             self._keep_alive_at = now  # this process was frozen; the driver may have called in vain
         self._looked_at = now
-        silent = self._keep_alive_at is not None and now - self._keep_alive_at > 4 * duration_s(self.bundle.config.heartbeat_timeout)
+        silent = self._keep_alive_at is not None and now - self._keep_alive_at > driver_silence_s(self.bundle.config)
         if silent and not self.bundle.config.detached:
             self._keep_alive_at = None
             return CancelRequested("the driver that started the job is gone")
@@ -350,6 +350,11 @@ def auto_savepoints(config: JobConfig) -> AutoSavepoints | None:
     if checkpointing is None or checkpointing.auto_savepoint is None:
         return None
     return AutoSavepoints(duration_s(checkpointing.auto_savepoint), Retention.parse(checkpointing.savepoint_retention))
+
+
+def driver_silence_s(config: JobConfig) -> float:
+    """A driver that has said nothing for so long is gone."""
+    return 4 * duration_s(config.heartbeat_timeout)
 
 
 def job_settings(config: JobConfig) -> JobSettings:

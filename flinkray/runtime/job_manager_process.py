@@ -37,8 +37,9 @@ class JobManagerProcess:
         slots: Slots,
         make_backend: Callable[[], WorkerBackend],
         identity: dict[str, Any],
+        may_begin: bool = True,
     ) -> None:
-        """`host`: where the others reach this process. `identity`: its pid, node_id and zone, for the status."""
+        """`may_begin`: this process may be the first of the run. `host`: where the others reach this process. `identity`: its pid, node_id and zone, for the status."""
         self._bundle = bundle
         self._slots = slots
         self._make_backend = make_backend
@@ -46,7 +47,7 @@ class JobManagerProcess:
         self._lease_s = duration_s(bundle.config.high_availability.lease)
         self._beacon = Beacon(host, self.leads, self._lease_s)
         self._watch = LeaderWatch(self._lease_s)
-        self._core = Leadership(self._beacon.endpoint, secrets.token_hex(16), self._lease_s)
+        self._core = Leadership(self._beacon.endpoint, secrets.token_hex(16), self._lease_s, may_begin=may_begin)
         self._events: queue.SimpleQueue[LeadershipEvent] = queue.SimpleQueue()
         self._journal = ThreadPoolExecutor(1, "flinkray-journal")
         self._log = JobLog()
@@ -143,7 +144,7 @@ class JobManagerProcess:
             if self._reign is not None:
                 self._reign.doubt(not command.held)
         elif isinstance(command, Leave) and self._reign is None:
-            self._log.say(f"the run has ended: {command.status}")
+            self._log.say(f"the run has ended{': ' if command.status else ''}{command.status}")
 
     def _ask_journal(self, call: JournalCall) -> None:
         self._events.put(answer(self._slots, call))

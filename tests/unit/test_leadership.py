@@ -48,6 +48,14 @@ def test_the_first_candidate_leads_and_the_next_one_stands_by_and_watches_it() -
     assert b.begin() == [Watch(1, "a")]
 
 
+def test_an_empty_journal_is_begun_by_the_first_process_only() -> None:
+    """A standby, or a leader that Ray has restarted, meets one when the run is over and its journal was deleted."""
+    late = Process("late", History())
+    late.core.may_begin = False
+    assert late.begin() == [Leave("")]
+    assert late.state is LeadershipState.LEFT
+
+
 def test_two_candidates_at_once_and_one_wins() -> None:
     slots = History()
     a, b = Process("a", slots), Process("b", slots)

@@ -6,6 +6,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,8 @@ from flinkray.runtime.ray.task_manager_actor import TaskManagerActor
 from flinkray.runtime.task_manager import JobBundle, Secrets
 
 POLL_S = 0.5
+LEAVE_S = 0.5
+"""A TaskManager that is to be killed has so long to delete its files."""
 GROUPS = {"control": 1, "poll": 4, "look": 2}
 """A poll that a lost leader has left open must not hold up its successor's."""
 
@@ -106,8 +109,14 @@ class RayBackend(WorkerBackend):
     def kill(self, instance: str) -> None:
         with self._lock:
             worker = self._workers.pop(instance, None)
-        if worker is not None:
-            ray.kill(worker.actor, no_restart=True)
+        if worker is None:
+            return
+        if worker.started and not worker.lost:
+            farewell = worker.actor.leave.options(concurrency_group="look").remote()
+            if ray.wait([farewell], timeout=LEAVE_S)[0]:
+                with suppress(RayError):
+                    ray.get(farewell)
+        ray.kill(worker.actor, no_restart=True)
 
     def operator_metrics(self) -> dict[str, dict[str, int]]:
         with self._lock:

@@ -9,7 +9,7 @@ import ray
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from flinkray.runtime.journal import Slots
-from flinkray.runtime.ray.names import KV_NAMESPACE, journal_key, snapshot_key, snapshot_prefix
+from flinkray.runtime.ray.names import KV_NAMESPACE, journal_key, journal_prefix, snapshot_key, snapshot_prefix
 
 TIMEOUT_S = 5
 
@@ -44,6 +44,10 @@ class GcsSlots(Slots):
     def delete_snapshots(self, snapshots: Iterable[int]) -> None:
         for number in snapshots:
             self._call(self._client.internal_kv_del, snapshot_key(self._run, number), False)
+
+    def erase(self) -> None:
+        """All of the run. TimeoutError when it is not known whether it happened."""
+        self._call(self._client.internal_kv_del, journal_prefix(self._run), True)
 
     def _call(self, function: Any, *arguments: Any) -> Any:
         try:

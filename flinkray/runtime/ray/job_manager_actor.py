@@ -9,17 +9,19 @@ import os
 import pickle
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import cloudpickle
 import ray
 
+from flinkray.exchange import socket_folders
 from flinkray.runtime.job_log import LogLine
-from flinkray.runtime.job_manager import JobManager
+from flinkray.runtime.job_manager import JobManager, driver_silence_s
 from flinkray.runtime.job_manager_process import JobManagerProcess
 from flinkray.runtime.ray.backend import RayBackend
 from flinkray.runtime.ray.gcs_slots import GcsSlots
-from flinkray.runtime.ray.leader import NotLeadingError, answered_by_the_leader
+from flinkray.runtime.ray.leader import NotLeadingError, answered_by_the_leader, job_managers
 from flinkray.runtime.ray.names import NAMESPACE, job_manager_name
 from flinkray.runtime.ray.placement import begun_on_node
 from flinkray.runtime.ray.replicas import Replicas
@@ -32,12 +34,12 @@ from flinkray.runtime.task_manager import JobBundle
 LINGER_S = 600.0
 """How long the actor of an ended job stays for a driver that may still ask for results; one that leaves or falls silent ends it."""
 
-SILENT_S = 12.0
+SWEEPS, SWEEP_PAUSE_S = 4, 0.25
 GROUPS = {"wait": 8, "look": 8, "watch": 2}
 
 
 class JobManagerActor:
-    def __init__(self, bundle: bytes, run: str, number: int, reservation: Any, auth_mode: str) -> None:
+    def __init__(self, bundle: bytes, run: str, number: int, reservation: Any, auth_mode: str, first: bool) -> None:
         job: JobBundle = cloudpickle.loads(bundle)
         self.run = run
         context = ray.get_runtime_context()
@@ -45,12 +47,16 @@ class JobManagerActor:
         self._auth_mode = auth_mode
         self._identity = _identity(job.config.high_availability.zone_label)
         ha = job.config.high_availability
-        self._process = JobManagerProcess(job, ray.util.get_node_ip_address(), GcsSlots(run), lambda: RayBackend(job), self._identity)
+        self._slots = GcsSlots(run)
+        may_begin = first and not context.was_current_actor_reconstructed
+        self._process = JobManagerProcess(
+            job, ray.util.get_node_ip_address(), self._slots, lambda: RayBackend(job), self._identity, may_begin
+        )
         self._process.on_status = self._on_status
         self._process.on_reign = self._on_reign
 
         def make(other: int, node_id: str | None) -> Any:
-            return create_job_manager(bundle, job, run, other, reservation, auth_mode, node_id)
+            return create_job_manager(bundle, job, run, other, reservation, auth_mode, node_id, first=False)
 
         self._make, self._number, self._ha = make, number, ha
         self._replicas: Replicas | None = None
@@ -60,6 +66,7 @@ class JobManagerActor:
         self._copy: StatusCopy | None = None
         self._reservation = reservation
         self._detached = job.config.detached
+        self._silent_s = driver_silence_s(job.config)
         self._watched = True
         self._driver_left = threading.Event()
         self._heard_at = time.monotonic()
@@ -69,6 +76,9 @@ class JobManagerActor:
 
     def identity(self) -> dict[str, Any]:
         return self._identity
+
+    def run_id(self) -> str:
+        return self.run
 
     # -- for whom the leader is to answer -------------------------------------------------------------------------
 
@@ -187,19 +197,31 @@ class JobManagerActor:
                 self._copy.close()
         if self._process.reign is not None:
             self._linger()
+            self._leave_nothing()
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
     def _linger(self) -> None:
         ended_at = time.monotonic()
         while time.monotonic() - ended_at < LINGER_S and self._watched and not self._driver_left.wait(0.2):
-            if not self._detached and time.monotonic() - self._heard_at > SILENT_S:
+            if not self._detached and time.monotonic() - self._heard_at > self._silent_s:
                 return
+
+    def _leave_nothing(self) -> None:
+        """The other JobManagers first: none may find the journal gone and go on."""
+        for actor in job_managers(self._job):
+            if actor._actor_id != ray.get_runtime_context().current_actor._actor_id:
+                ray.kill(actor, no_restart=True)
+        with suppress(TimeoutError):  # the GCS is away: the next run of this name deletes it
+            self._slots.erase()
+        for _ in range(SWEEPS):  # what was killed just now may need a moment to end
+            time.sleep(SWEEP_PAUSE_S)
+            socket_folders.sweep()
 
 
 def create_job_manager(
-    pickled: bytes, bundle: JobBundle, run: str, number: int, reservation: Any, auth_mode: str, node_id: str | None = None
+    pickled: bytes, bundle: JobBundle, run: str, number: int, reservation: Any, auth_mode: str, node_id: str | None, first: bool
 ) -> Any:
-    """Raises ValueError when its name is taken."""
+    """`first`: it begins the run. Raises ValueError when its name is taken."""
     options = {
         "name": job_manager_name(bundle.config.name, number),
         "namespace": NAMESPACE,
@@ -208,7 +230,11 @@ def create_job_manager(
         "max_restarts": -1 if is_available(bundle) else 0,
         **begun_on_node(node_id),
     }
-    return ray.remote(concurrency_groups=GROUPS)(JobManagerActor).options(**options).remote(pickled, run, number, reservation, auth_mode)
+    return (
+        ray.remote(concurrency_groups=GROUPS)(JobManagerActor)
+        .options(**options)
+        .remote(pickled, run, number, reservation, auth_mode, first)
+    )
 
 
 def is_available(bundle: JobBundle) -> bool:

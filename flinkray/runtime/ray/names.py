@@ -21,12 +21,16 @@ def task_manager_name(job: str, name: str, instance: str) -> str:
     return f"{job}/{name}-{instance[:8]}"
 
 
+def journal_prefix(run: str) -> bytes:
+    return f"journal/{run}/".encode()
+
+
 def journal_key(run: str, slot: int) -> bytes:
-    return f"journal/{run}/{slot}".encode()
+    return journal_prefix(run) + str(slot).encode()
 
 
 def snapshot_prefix(run: str) -> bytes:
-    return f"journal/{run}/snapshot/".encode()
+    return journal_prefix(run) + b"snapshot/"
 
 
 def snapshot_key(run: str, slots: int) -> bytes:

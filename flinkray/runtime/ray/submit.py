@@ -8,16 +8,19 @@ import secrets
 import time
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import cloudpickle
 import pyarrow as pa
 import ray
+from ray.exceptions import GetTimeoutError, RayError
 
 from flinkray.api.job_handle import JobHandle, JobResult
 from flinkray.errors import JobFailedError, PlanError, ResourceError, UsageError, WaitTimeoutError
 from flinkray.runtime.job_log import LogLine
 from flinkray.runtime.local import job_exists, read_results, result_or_raise
+from flinkray.runtime.ray.gcs_slots import GcsSlots
 from flinkray.runtime.ray.job_manager_actor import create_job_manager
 from flinkray.runtime.ray.leader import CALL_TIMEOUT_S, Leader, job_managers
 from flinkray.runtime.ray.names import NAMESPACE
@@ -99,7 +102,7 @@ def submit(bundle: JobBundle) -> RayJob:
     run = secrets.token_hex(8)
     try:
         place = for_first_job_manager(name, config.high_availability)
-        actor = create_job_manager(pickled, bundle, run, 0, reservation, os.environ.get("RAY_AUTH_MODE", ""), place)
+        actor = create_job_manager(pickled, bundle, run, 0, reservation, os.environ.get("RAY_AUTH_MODE", ""), place, first=True)
     except ValueError as error:
         release(reservation)
         if "already taken" in str(error) or "already exists" in str(error):
@@ -194,10 +197,15 @@ def _clear_name(name: str) -> None:
             raise job_exists(name)
     except JobFailedError:
         return
+    runs = set()
     for actor in job_managers(name):
+        with suppress(RayError, GetTimeoutError):
+            runs.add(ray.get(actor.run_id.options(concurrency_group="watch").remote(), timeout=CALL_TIMEOUT_S))
         ray.kill(actor, no_restart=True)
     deadline = time.monotonic() + CALL_TIMEOUT_S
     while job_managers(name):
         if time.monotonic() > deadline:
             raise WaitTimeoutError(f"job {name}: the ended JobManager's name was not free after {CALL_TIMEOUT_S:.0f} s")
         time.sleep(0.05)
+    for run in runs:
+        GcsSlots(run).erase()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import tempfile
 import threading
 import time
 from typing import Any
@@ -27,6 +26,7 @@ class TaskManagerActor:
 
         from flinkray.checkpoint.store import open_store
         from flinkray.config import duration_s
+        from flinkray.exchange import socket_folders
         from flinkray.exchange.zmq_exchange import ZmqExchange
         from flinkray.runtime.background import ThreadBackground
         from flinkray.runtime.kernels import kernel_groups
@@ -39,10 +39,13 @@ class TaskManagerActor:
         context = ray.get_runtime_context()
         self._node_id = context.get_node_id()
         self._box = BoxKeys()
-        folder = os.path.join(tempfile.gettempdir(), f"flinkray-{os.getuid()}", instance[:12])
+        socket_folders.sweep()
+        self._folder = socket_folders.SocketFolder(instance)
         checkpointing = job.config.checkpointing
         store = open_store(checkpointing.storage, job.application, checkpointing.storage_options) if checkpointing else None
-        exchange = ZmqExchange(instance, self._node_id, ray.util.get_node_ip_address(), folder, duration_s(job.config.heartbeat_timeout))
+        exchange = ZmqExchange(
+            instance, self._node_id, ray.util.get_node_ip_address(), self._folder.path, duration_s(job.config.heartbeat_timeout)
+        )
         self._endpoint: Endpoint = exchange.endpoint
         self._task_manager = TaskManager(
             instance, exchange, ThreadBackground("tm"), job, store, calls=RayCalls(job.config.high_availability)
@@ -72,6 +75,10 @@ class TaskManagerActor:
         if self._failure:
             raise RuntimeError(self._failure)
         return self._task_manager.poll(after, timeout_s, epoch)
+
+    def leave(self) -> None:
+        """It is about to be killed, and leaves no file behind."""
+        self._folder.remove()
 
     def operator_metrics(self) -> dict[str, dict[str, int]]:
         return self._task_manager.operator_metrics()
