@@ -4,7 +4,7 @@ flinkray checkpoint list APP             exit 0
 flinkray checkpoint verify APP [ID]      0: can be restored, 1: damaged, or storage does not answer
 flinkray checkpoint diff APP A B         0, whether or not they differ
 flinkray savepoint create APP NAME       0: READY, 1: it FAILED (the job ended, storage does not answer), or the time was not enough
-flinkray savepoint list APP, describe APP NAME, delete APP NAME
+flinkray savepoint list APP, describe APP NAME, delete APP NAME, diff APP A B
 flinkray savepoint copy APP NAME [--to URI] [--to-app APP2] [--to-name NAME2] [--to-key FILE]      0, 1 when it is damaged
 each: 2 for an application, checkpoint or savepoint that is not there, or a name that is taken
 """
@@ -22,6 +22,7 @@ from flinkray.errors import KeyUnavailableError, RestoreError
 
 if TYPE_CHECKING:
     from flinkray.checkpoint.state_reader import Listed, StateReader
+    from flinkray.checkpoint.state_source import StateSource
     from flinkray.runtime.state_diff import OperatorDiff
 
 
@@ -46,6 +47,10 @@ def add_parsers(subparsers: Any) -> None:
     copy.add_argument("--to-app", metavar="APP", help="application of the copy (default: the same)")
     copy.add_argument("--to-name", metavar="NAME", help="name of the copy (default: the same)")
     copy.add_argument("--to-key", metavar="KEY", help="key that is to open the copy (default: the same key)")
+    difference = _storage_parser(commands, "diff", "keys added, changed and removed between two savepoints, by operator")
+    difference.add_argument("before", metavar="A")
+    difference.add_argument("after", metavar="B")
+    difference.add_argument("--keys", type=int, default=0, metavar="N", help="show up to N keys of each sort (default: counts only)")
     others = [
         _storage_parser(commands, "describe", "all about one"),
         _storage_parser(commands, "delete", "delete one, in whatever state it is"),
@@ -60,7 +65,9 @@ def _storage_parser(commands: Any, name: str, text: str) -> argparse.ArgumentPar
     parser.add_argument(
         "--storage", metavar="URI", help="where it lies (default: what the job's record says, else ~/.flinkray/checkpoints)"
     )
-    parser.add_argument("--key", metavar="KEY", help="what sealed it: a file, env:VARIABLE or a KMS key's ARN (default: FLINKRAY_KEY, else ~/.flinkray/key)")
+    parser.add_argument(
+        "--key", metavar="KEY", help="what sealed it: a file, env:VARIABLE or a KMS key's ARN (default: FLINKRAY_KEY, else ~/.flinkray/key)"
+    )
     parser.add_argument("--json", action="store_true")
     return parser
 
@@ -71,7 +78,8 @@ def checkpoint(options: argparse.Namespace) -> int:
         return _list(open_reader(options), options.json)
     if options.checkpoint_command == "verify":
         return _verify(open_reader(options), options.id, options.json)
-    return _diff(open_reader(options), options)
+    reader = open_reader(options)
+    return _diff(reader.checkpoint(options.before), reader.checkpoint(options.after), options)
 
 
 def savepoint(options: argparse.Namespace) -> int:
@@ -80,6 +88,8 @@ def savepoint(options: argparse.Namespace) -> int:
     from flinkray.savepoint_commands import copy_savepoint, create_savepoint, delete_savepoint, describe_savepoint, list_savepoints
 
     reader = open_reader(options)
+    if options.savepoint_command == "diff":
+        return _diff(reader.savepoints.read(options.before)[1], reader.savepoints.read(options.after)[1], options)
     if options.savepoint_command == "list":
         return list_savepoints(reader, options.json)
     if options.savepoint_command == "create":
@@ -213,10 +223,10 @@ def _verified(reader: StateReader, listed: Listed) -> dict[str, Any] | None:
 # --- diff
 
 
-def _diff(reader: StateReader, options: argparse.Namespace) -> int:
+def _diff(before: StateSource, after: StateSource, options: argparse.Namespace) -> int:
     from flinkray.runtime.state_diff import diff
 
-    operators = diff(reader.checkpoint(options.before), reader.checkpoint(options.after))
+    operators = diff(before, after)
     documents = [_diff_document(operator, options.keys) for operator in operators]
     if options.json:
         print(json.dumps(documents, indent=2, default=str))

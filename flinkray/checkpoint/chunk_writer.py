@@ -12,7 +12,7 @@ import pyarrow as pa
 from flinkray.checkpoint.base import ChunkRef, ObjectStore
 from flinkray.checkpoint.keys import DataKey
 from flinkray.checkpoint.rereads import sound
-from flinkray.checkpoint.sealing import seal, unseal
+from flinkray.checkpoint.sealing import Compression, seal, unseal
 from flinkray.errors import DamagedObjectError, KeyUnavailableError
 from flinkray.ids import KeyGroupRange
 
@@ -20,8 +20,9 @@ from flinkray.ids import KeyGroupRange
 class ObjectBuilder:
     """One object in the making. Not thread-safe: an upload thread fills it, puts `data()` as `object_name`, and acknowledges the refs."""
 
-    def __init__(self, object_name: str, origin: str, data_key: DataKey) -> None:
+    def __init__(self, object_name: str, origin: str, data_key: DataKey, compress: Compression = "lz4") -> None:
         self.object_name = object_name
+        self._compress = compress
         self._origin = origin
         self._data_key = data_key
         self.chunks: list[tuple[ChunkRef, bytes]] = []
@@ -57,7 +58,7 @@ class ObjectBuilder:
             key_groups.start,
             key_groups.stop,
         )
-        sealed = seal(self._data_key.secret, place, raw)
+        sealed = seal(self._data_key.secret, place, raw, self._compress)
         ref = ChunkRef(
             self.object_name,
             self.size_bytes,

@@ -13,6 +13,7 @@ from flinkray.checkpoint.base import ChunkRef, ObjectStore
 from flinkray.checkpoint.chunk_writer import ObjectBuilder, read_chunk
 from flinkray.checkpoint.keys import DataKey
 from flinkray.checkpoint.manifest import Manifest
+from flinkray.checkpoint.sealing import Compression
 from flinkray.checkpoint.state_source import StateSource
 from flinkray.core.messages import StateRef
 from flinkray.ids import KeyGroupRange
@@ -34,6 +35,7 @@ class Target:
     checkpoint: int
     object_name: Callable[[int], str]
     """Of the n-th object, counted from 0."""
+    compress: Compression = "lz4"
 
 
 def repack(source: StateSource, target: Target) -> tuple[StateRef, ...]:
@@ -77,7 +79,7 @@ class _Packer:
         if self._open is not None and self._open.size_bytes >= OBJECT_BYTES:
             self.flush()
         if self._open is None:
-            self._open = ObjectBuilder(self._target.object_name(self._count), self._target.origin, self._target.data_key)
+            self._open = ObjectBuilder(self._target.object_name(self._count), self._target.origin, self._target.data_key, self._target.compress)
             self._count += 1
         return self._open
 

@@ -1,7 +1,7 @@
 """Sealing: what is written to storage can be read and changed by nobody without the data key.
 
     header  = magic, salt (16 bytes), raw size (uint64)
-    segment = word (uint32: stored size, top bit: lz4), AES-256-GCM of up to 1 MiB of raw bytes
+    segment = word (uint32: stored size, top bit: lz4, the bit below: zstd), AES-256-GCM of up to 1 MiB of raw bytes
 
 1 MiB segments, since AES-GCM runs at several GB/s there and at a third of that on whole chunks. Each seal has a key of its own, derived
 from the data key and the salt, so nonces are plain segment numbers and never meet. The associated data of each segment binds the caller's
@@ -17,7 +17,7 @@ import os
 import struct
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 from cryptography.exceptions import InvalidTag
@@ -34,15 +34,24 @@ _TAG_BYTES = 16
 _HEADER = struct.Struct(f"<4s{_SALT_BYTES}sQ")
 _WORD = struct.Struct("<I")
 _PLACE = struct.Struct("<I?I")
-_COMPRESSED = 1 << 31
+_LZ4, _ZSTD = 1 << 31, 1 << 30
+_FLAGS = _LZ4 | _ZSTD
 _MAX_RATIO = 256
-"""lz4 cannot pack more than 255 bytes into one: a header that says so is damaged, and must not make us allocate."""
+"""lz4 cannot pack more than 255 bytes into one, and where zstd does, lz4 is taken: a header that says so is damaged, and must not make us allocate."""
+
+Compression = Literal["lz4", "zstd"]
+"""lz4 for checkpoints, which are written all the time; zstd for savepoints, which are kept."""
 
 
-def seal(data_key: bytes, aad: bytes, raw: bytes | memoryview | pa.Buffer, compress: bool = True) -> bytes:
+def seal(data_key: bytes, aad: bytes, raw: bytes | memoryview | pa.Buffer, compress: Compression | None = "lz4") -> bytes:
     """`raw` packed, encrypted and authenticated together with `aad`. Segments that do not shrink are stored as they are."""
+    return _sealed(data_key, aad, raw, compress, os.urandom(_SALT_BYTES))
+
+
+def _sealed(data_key: bytes, aad: bytes, raw: bytes | memoryview | pa.Buffer, compress: Compression | None, salt: bytes) -> bytes:
+    """`salt`: never the same twice under a data key; given by test vectors only."""
     view = memoryview(raw).cast("B")
-    header = _HEADER.pack(_MAGIC, os.urandom(_SALT_BYTES), view.nbytes)
+    header = _HEADER.pack(_MAGIC, salt, view.nbytes)
     cipher = AESGCM(_derived_key(data_key, header))
     context = _context(header, aad)
     count = _segments(view.nbytes)
@@ -50,10 +59,10 @@ def seal(data_key: bytes, aad: bytes, raw: bytes | memoryview | pa.Buffer, compr
     for index in range(count):
         segment = view[index * SEGMENT_BYTES : (index + 1) * SEGMENT_BYTES]
         word = len(segment)
-        if compress:
-            packed = _lz4().compress(segment)
-            if packed.size < len(segment):
-                segment, word = memoryview(packed).cast("B"), packed.size | _COMPRESSED
+        if compress is not None:
+            packed, flag = _packed(segment, compress)
+            if packed.nbytes < len(segment):
+                segment, word = packed, packed.nbytes | flag
         bound = context + _PLACE.pack(index, index == count - 1, word)
         parts += [_WORD.pack(word), cipher.encrypt(_nonce(index), segment, bound)]
     return b"".join(parts)
@@ -94,7 +103,7 @@ def _stored_segments(view: memoryview, count: int, object_name: str) -> Iterator
     for index in range(count):
         stop = start + _WORD.size
         word = _WORD.unpack(view[start:stop])[0] if stop <= view.nbytes else 0
-        start, stop = stop, stop + (word & ~_COMPRESSED) + _TAG_BYTES
+        start, stop = stop, stop + (word & ~_FLAGS) + _TAG_BYTES
         if stop > view.nbytes:
             raise DamagedObjectError(object_name, f"it ends within segment {index} of {count}")
         yield word, view[start:stop]
@@ -104,12 +113,20 @@ def _stored_segments(view: memoryview, count: int, object_name: str) -> Iterator
 
 
 def _unpacked(segment: bytes, word: int, raw_bytes: int, object_name: str) -> bytes | memoryview:
-    if not word & _COMPRESSED:
+    if not word & _FLAGS:
         return segment
     try:
-        return memoryview(_lz4().decompress(segment, raw_bytes))
+        return memoryview(_codec("lz4" if word & _LZ4 else "zstd").decompress(segment, raw_bytes))
     except (OSError, pa.ArrowInvalid) as error:
         raise DamagedObjectError(object_name, f"a segment does not unpack: {error}") from error
+
+
+def _packed(segment: memoryview, compress: Compression) -> tuple[memoryview, int]:
+    """The packed segment, and the flag that says by what."""
+    packed = memoryview(_codec(compress).compress(segment)).cast("B")
+    if compress == "zstd" and packed.nbytes * (_MAX_RATIO - 1) < len(segment):
+        return _packed(segment, "lz4")
+    return packed, _LZ4 if compress == "lz4" else _ZSTD
 
 
 def _segments(raw_bytes: int) -> int:
@@ -133,6 +150,6 @@ def _derived_key(data_key: bytes, header: bytes) -> bytes:
     return hmac.digest(extracted, header + b"\x01", "sha256")
 
 
-@lru_cache(maxsize=1)
-def _lz4() -> Any:
-    return pa.Codec("lz4_raw")
+@lru_cache(maxsize=2)
+def _codec(compression: Compression) -> Any:
+    return pa.Codec("lz4_raw") if compression == "lz4" else pa.Codec("zstd", compression_level=3)

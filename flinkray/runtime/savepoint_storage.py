@@ -45,6 +45,7 @@ def write_savepoint(savepoints: Savepoints, creation: Creation, source: StateSou
             manifest.origin,
             manifest.checkpoint,
             creation.object_namer(manifest.claim, manifest.checkpoint, manifest.attempt),
+            "zstd",
         )
         facts = SavepointFacts(manifest.checkpoint, manifest.claim, manifest.fingerprint, code_digest, __version__)
         copy = _with_states(manifest, repack(source, target))

@@ -11,7 +11,7 @@ import flinkray as fr
 from flinkray.checkpoint.key_providers import generate_key_file
 from flinkray.checkpoint.store import open_store
 from flinkray.cli import run
-from tests.golden.test_savepoints import APP, TIMEOUT_S, cancel, reader, running, storage
+from tests.golden.test_savepoints import APP, TIMEOUT_S, cancel, reader, running, storage, until_checkpoints
 
 
 def flinkray(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -30,6 +30,13 @@ def test_create_list_describe_copy_delete(tmp_path: Path, capsys: pytest.Capture
         code, _, err = flinkray(capsys, "create", APP, "one")
         assert (code, "exists already (READY)" in err) == (2, True)
         assert flinkray(capsys, "create", APP, "a/b")[0] == 2
+        until_checkpoints(handle, handle.status()["checkpoints"]["completed"] + 4)
+        assert flinkray(capsys, "create", APP, "later")[0] == 0
+        code, out, _ = flinkray(capsys, "diff", APP, "one", "later", "--json")
+        (totals,) = json.loads(out)
+        assert (code, totals["operator"], totals["removed"]) == (0, "totals", 0)
+        assert totals["added"] + totals["changed"] > 0
+        assert flinkray(capsys, "delete", APP, "later")[0] == 0
     finally:
         cancel(handle)
     uri = ("--storage", storage(tmp_path))

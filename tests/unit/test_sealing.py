@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import struct
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from checkpoint_fakes import TABLE, checkpoint, faulty_store, manifest_of, provider, put_chunk
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from flinkray.checkpoint.chunk_writer import ObjectBuilder, read_chunk
 from flinkray.checkpoint.keys import DataKey
 from flinkray.checkpoint.log_store import open_log
-from flinkray.checkpoint.sealing import SEGMENT_BYTES, seal, unseal
+from flinkray.checkpoint.sealing import SEGMENT_BYTES, Compression, _sealed, seal, unseal
 from flinkray.checkpoint.verify import verify
 from flinkray.errors import DamagedObjectError, KeyUnavailableError
 from flinkray.ids import KeyGroupRange
@@ -29,15 +33,15 @@ def segments(sealed: bytes) -> list[bytes]:
     """The header, then each segment with its word: the format, read independently."""
     parts, start = [sealed[:28]], 28
     while start < len(sealed):
-        size = 4 + (struct.unpack_from("<I", sealed, start)[0] & 0x7FFFFFFF) + 16
+        size = 4 + (struct.unpack_from("<I", sealed, start)[0] & 0x3FFFFFFF) + 16
         parts.append(sealed[start : start + size])
         start += size
     return parts
 
 
-@pytest.mark.parametrize("compress", [True, False])
+@pytest.mark.parametrize("compress", ["lz4", "zstd", None])
 @pytest.mark.parametrize("size", [0, 1, 1000, SEGMENT_BYTES - 1, SEGMENT_BYTES, SEGMENT_BYTES + 1, 3 * SEGMENT_BYTES])
-def test_every_size_comes_back(size: int, compress: bool) -> None:
+def test_every_size_comes_back(size: int, compress: Compression | None) -> None:
     raw = (b"0123456789abcdef" * (size // 16 + 1))[:size]
     assert unseal(KEY, AAD, seal(KEY, AAD, raw, compress), "data/x") == raw
 
@@ -55,7 +59,7 @@ def test_buffers_of_all_kinds_can_be_sealed() -> None:
 
 
 def test_nothing_readable_is_left() -> None:
-    assert b"marker" not in seal(KEY, AAD, SMALL, compress=False)
+    assert b"marker" not in seal(KEY, AAD, SMALL, compress=None)
 
 
 def test_the_same_bytes_are_never_sealed_alike() -> None:
@@ -227,3 +231,46 @@ def test_a_marker_in_state_keys_and_transactions_is_found_in_no_object() -> None
         assert marker.encode("utf-16-le") not in data, name
         assert log.data_key.secret not in data, name
     assert read_chunk(store, ref, log.ring.get_all([ref.data_key])) == table
+
+
+VECTORS = (Path(__file__).parents[2] / "docs" / "semantics.md").read_text().split("Test vectors:")[1].split("```")[1].removeprefix("text\n")
+VECTOR_KEY, VECTOR_SALT, VECTOR_AAD = bytes(range(32)), bytes(range(0xA0, 0xB0)), b'["flinkray chunk 1","app/1"]'
+
+
+def vectors() -> dict[str, bytes]:
+    found: dict[str, str] = {}
+    name = ""
+    for line in VECTORS.splitlines():
+        if line.startswith(" "):
+            found[name] += line.strip()
+        else:
+            name = line
+            found[name] = ""
+    return {name: bytes.fromhex(text) for name, text in found.items()}
+
+
+@pytest.mark.parametrize("name", ["none", "lz4", "zstd"])
+def test_the_vectors_of_the_documentation_open_by_what_it_says(name: str) -> None:
+    """Read as the documentation describes it, by nothing of flinkray."""
+    sealed, raw = vectors()[name], b"flinkray " * 8
+    assert unseal(VECTOR_KEY, VECTOR_AAD, sealed, "vector") == raw
+    header = sealed[:28]
+    assert (header[:4], header[4:20], int.from_bytes(header[20:28], "little")) == (b"FRS1", VECTOR_SALT, len(raw))
+    extracted = hmac.digest(b"flinkray sealing 1", VECTOR_KEY, "sha256")
+    cipher = AESGCM(hmac.digest(extracted, header + b"\x01", "sha256"))
+    word = sealed[28:32]
+    bound = hashlib.sha256(header + VECTOR_AAD).digest() + bytes(4) + b"\x01" + word
+    segment = cipher.decrypt(bytes(12), sealed[32:], bound)
+    flags, stored = int.from_bytes(word, "little") >> 30, int.from_bytes(word, "little") & (1 << 30) - 1
+    assert (flags, stored) == ({"none": 0, "lz4": 2, "zstd": 1}[name], len(segment))
+    if name == "none":
+        assert segment == raw
+        assert _sealed(VECTOR_KEY, VECTOR_AAD, raw, None, VECTOR_SALT) == sealed
+    else:
+        assert pa.Codec("lz4_raw" if name == "lz4" else "zstd").decompress(segment, len(raw)).to_pybytes() == raw
+
+
+def test_zstd_packs_state_better_and_never_beyond_what_a_reader_believes() -> None:
+    assert len(seal(KEY, AAD, LARGE, "zstd")) < len(seal(KEY, AAD, LARGE, "lz4"))
+    zeros = bytes(SEGMENT_BYTES)
+    assert unseal(KEY, AAD, seal(KEY, AAD, zeros, "zstd"), "data/x") == zeros
