@@ -61,6 +61,8 @@ class StorageLog(CheckpointLog):
         self._payload = b""
         self._encoded: dict[str, bytes] = {}
         self._unresolved: list[LogCommand] = []
+        self._manifests: dict[str, Manifest] = {}
+        """Those that were read before, by the digest of their record."""
 
     @property
     def fenced(self) -> bool:
@@ -80,10 +82,15 @@ class StorageLog(CheckpointLog):
             lost = lost or problem
         if lost is not None and all(entry.damage for entry in entries):
             raise lost
+        standing = {entry.digest for entry in entries}
+        self._manifests = {known: manifest for known, manifest in list(self._manifests.items()) if known in standing}
         return fold(entries)
 
     def manifest(self, entry: LogEntry) -> Manifest:
-        return sound(lambda: self._manifest(entry))
+        known = self._manifests.get(entry.digest)
+        if known is None:
+            known = self._manifests[entry.digest] = sound(lambda: self._manifest(entry))
+        return known
 
     def _manifest(self, entry: LogEntry) -> Manifest:
         name = log_name(entry.number)
@@ -94,7 +101,7 @@ class StorageLog(CheckpointLog):
         if digest(data) != entry.digest:
             raise DamagedObjectError(name, "it has changed since the log was read")
         try:
-            return decode_manifest(self._open(data), name)
+            return decode_manifest(self._unseal(*decode(data)), name)
         except RecordFormatError as error:
             raise DamagedObjectError(name, str(error)) from error
 
@@ -108,7 +115,7 @@ class StorageLog(CheckpointLog):
         data = self.store.get(log_name(number))
         found = digest(data)
         try:
-            header, _, _ = decode(data)
+            header, header_bytes, body = decode(data)
         except RecordFormatError as error:
             return LogEntry(number, found, None, str(error)), None
         if header.number != number:
@@ -116,7 +123,7 @@ class StorageLog(CheckpointLog):
         if not authenticate:
             return LogEntry(number, found, header), None
         try:
-            self._open(data)
+            self._unseal(header, header_bytes, body)
         except DamagedObjectError as error:
             return LogEntry(number, found, header, error.reason), None
         except DataKeyLostError as error:
@@ -124,8 +131,7 @@ class StorageLog(CheckpointLog):
         self._check_application(header)
         return LogEntry(number, found, header), None
 
-    def _open(self, data: bytes) -> bytes:
-        header, header_bytes, body = decode(data)
+    def _unseal(self, header: RecordHeader, header_bytes: bytes, body: bytes) -> bytes:
         return unseal(self.ring.get(header.data_key).secret, header_bytes, body, log_name(header.number))
 
     def _check_application(self, header: RecordHeader) -> None:

@@ -161,7 +161,7 @@ def decode_manifest(data: bytes, object_name: str) -> Manifest:
 
 
 def chunk_to_json(chunk: ChunkRef) -> dict[str, Any]:
-    return asdict(chunk)
+    return dict(vars(chunk))
 
 
 def chunk_from_json(values: Mapping[str, Any]) -> ChunkRef:

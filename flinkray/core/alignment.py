@@ -64,7 +64,7 @@ class Alignment:
 
     def blocked(self, channel: Hashable) -> bool:
         """True when the channel must not be read now."""
-        return channel in self._arrived
+        return self._aligning is not None and channel in self._arrived
 
     def ended(self, channel: Hashable) -> bool:
         return channel in self._ended

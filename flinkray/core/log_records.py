@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -95,7 +95,8 @@ def place(draft: Draft, number: int, parent: Link | None, application: str, data
 
 def encode_header(header: RecordHeader) -> bytes:
     """One line of JSON, without its newline."""
-    values = {**asdict(header), "kind": header.kind.value, "format": FORMAT}
+    parent = vars(header.parent) if header.parent is not None else None
+    values = {**vars(header), "parent": parent, "kind": header.kind.value, "format": FORMAT}
     return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
 
