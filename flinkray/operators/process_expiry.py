@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from flinkray.columns import MIN_WATERMARK
+from flinkray.columns import MAX_WATERMARK, MIN_WATERMARK
 from flinkray.state.growth import grown
 
 Int64Array = npt.NDArray[np.int64]
@@ -79,4 +79,6 @@ class Expiry:
 
     def _is_over(self, used: Int64Array) -> npt.NDArray[np.bool_]:
         now = self._now_us()
-        return used <= now - self.after_us if now > MIN_WATERMARK + self.after_us else np.zeros(len(used), np.bool_)
+        if now <= MIN_WATERMARK + self.after_us or now == MAX_WATERMARK:  # the end of input is not the end of all lives
+            return np.zeros(len(used), np.bool_)
+        return used <= now - self.after_us

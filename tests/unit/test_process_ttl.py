@@ -123,6 +123,20 @@ def test_what_is_over_gives_its_memory_back_and_is_gone_from_deltas() -> None:
     assert again.rows([row(200, 26, n=0)]).output_rows()[0]["what"] == ONE
 
 
+def test_the_end_of_input_is_not_the_end_of_all_lives() -> None:
+    class Last(fr.KeyedProcessFunction):
+        total = fr.ValueState("total", int, ttl=10e-6)
+
+        def process(self, row: Row, ctx: fr.ProcessContext) -> None:
+            self.total.value = row["n"]
+            ctx.register_event_timer(row["t"] + 5)
+
+        def on_timer(self, timestamp: int, ctx: fr.ProcessContext) -> Any:
+            yield {"user": ctx.key, "what": repr(self.total.value)}
+
+    assert said(harness(Last()).rows([row(5)]).end()) == ["1"]
+
+
 def test_a_life_may_be_given_to_state_that_had_none_and_taken_away() -> None:
     own = harness(remembering()).key_groups
     without = harness(remembering()).rows([row(5)]).watermark(50).snapshot(1)
