@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from flinkray.api.expressions import coalesce, col, lit, to_datetime, when
     from flinkray.api.job_handle import JobHandle, JobResult
     from flinkray.api.keyed_stream import KeyedStream, WindowedStream
-    from flinkray.api.state_tables import list_state, read_state
+    from flinkray.api.state_tables import list_state, read_state, write_savepoint
     from flinkray.api.stream import DataStream, DataStreamSink
     from flinkray.api.watermarks import Watermarks
     from flinkray.config import AwsKms, Checkpointing, HighAvailability, KeyEnv, KeyFile, Resources, RestartStrategy
@@ -118,6 +118,7 @@ __all__ = [
     "to_datetime",
     "when",
     "windows",
+    "write_savepoint",
 ]
 
 _HOMES = {
@@ -128,7 +129,7 @@ _HOMES = {
     "flinkray.api.expressions": ("coalesce", "col", "lit", "to_datetime", "when"),
     "flinkray.api.job_handle": ("JobHandle", "JobResult"),
     "flinkray.api.keyed_stream": ("KeyedStream", "WindowedStream"),
-    "flinkray.api.state_tables": ("list_state", "read_state"),
+    "flinkray.api.state_tables": ("list_state", "read_state", "write_savepoint"),
     "flinkray.api.stream": ("DataStream", "DataStreamSink"),
     "flinkray.api.watermarks": ("Watermarks",),
     "flinkray.config": ("AwsKms", "Checkpointing", "HighAvailability", "KeyEnv", "KeyFile", "Resources", "RestartStrategy"),

@@ -52,3 +52,29 @@ def list_state(
     from flinkray.runtime.inspection import open_saved
 
     return listed(open_saved(storage, app, at, encryption_key, storage_options))
+
+
+def write_savepoint(
+    storage: str,
+    app: str,
+    name: str,
+    tables: Mapping[str, pa.Table],
+    base: str | int = "latest",
+    encryption_key: KeyConfig | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Make savepoint `name` of a checkpoint or savepoint (`base`: "latest", an id, or "savepoint:NAME") with the state of some operators replaced: to repair a
+    job, or to begin one with totals that were computed elsewhere. Returns what `flinkray savepoint describe --json` prints.
+
+    `tables`: by operator uid all its keys, as `read_state` gives them: key columns and aggregates by name, each key once. A key that is left out is
+    gone. For running aggregates (`key_by().aggregate()`) of count, sum, min and max over numbers and times. Everything else, source offsets included,
+    is as in `base`; a base without rows comes from `flinkray stop APP --savepoint NAME` over an empty input.
+
+    Raises UsageError (a table that does not fit, a name that is taken), and what `read_state` raises. Nothing of `base` changes.
+    """
+    from flinkray.checkpoint.state_reader import StateReader
+    from flinkray.runtime.inspection import open_saved
+    from flinkray.runtime.state_writing import write_savepoint as write
+
+    saved = open_saved(storage, app, base, encryption_key, storage_options)
+    return write(saved, StateReader(storage, app, encryption_key, storage_options).savepoints, name, tables)
