@@ -10,7 +10,7 @@ import sys
 import traceback
 from typing import Any
 
-from flinkray import commands, job_requests, storage_commands
+from flinkray import commands, incident_commands, job_requests, storage_commands
 from flinkray.config import duration_s
 from flinkray.errors import FlinkrayError
 
@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     for parser in (stop, rescale):
         parser.add_argument("--timeout", default="10min", metavar="D", help="how long to wait (default: 10min); it may happen later")
     storage_commands.add_parsers(subparsers)
+    incident_commands.add_parser(subparsers)
     drill = subparsers.add_parser("drill", help="lose a part of a running job for real, and say what that did")
     drill.add_argument("name")
     drill.add_argument("target", choices=("leader", "taskmanager", "node", "zone"))
@@ -209,6 +210,8 @@ def _others(options: argparse.Namespace) -> int:
         return storage_commands.checkpoint(options)
     if options.command == "savepoint":
         return storage_commands.savepoint(options)
+    if options.command == "replay":
+        return incident_commands.replay(options)
     if options.command == "keys":
         from flinkray.keys_commands import keys
 

@@ -91,11 +91,14 @@ class OperatorError(FlinkrayError):
         self.uid = uid
         self.subtask = subtask
         self.user_traceback = user_traceback
+        self.incident = ""
+        """Under which what it was given is saved, `APPLICATION/NAME`; empty where nothing is."""
 
     def __str__(self) -> str:
         where = f"operator {self.uid!r}, subtask {self.subtask}: " if self.uid else ""
         trace = f"\n{self.user_traceback.rstrip()}" if self.user_traceback else ""
-        return f"{where}{self.args[0]}{trace}"
+        replay = f"\nrun it again: flinkray replay {self.incident}" if self.incident else ""
+        return f"{where}{self.args[0]}{trace}{replay}"
 
 
 class ExpressionError(FlinkrayError):

@@ -29,7 +29,14 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 BatchFormat = Literal["pyarrow", "pandas", "numpy"]
+OnError = Literal["fail", "skip", "dead_letter"]
 COLLECT_MAX_BYTES = 1 << 30
+
+
+def checked_policy(on_error: str, what: str) -> str:
+    if on_error not in ("fail", "skip", "dead_letter"):
+        raise PlanError(f"{what}: on_error {on_error!r}; 'fail', 'skip' or 'dead_letter'")
+    return on_error
 
 
 class _Step:
@@ -88,10 +95,23 @@ class DataStream(_Step):
 
     # -- rows -----------------------------------------------------------------------------------------------------
 
-    def filter(self, predicate: Expression | Callable[[Row], Any], *, uid: str | None = None, name: str | None = None) -> DataStream:
-        """Rows for which an expression is true (not false, not null), or a function of the row (a dict) is truthy."""
+    def filter(
+        self,
+        predicate: Expression | Callable[[Row], Any],
+        *,
+        on_error: OnError = "fail",
+        uid: str | None = None,
+        name: str | None = None,
+    ) -> DataStream:
+        """Rows for which an expression is true (not false, not null), or a function of the row (a dict) is truthy.
+
+        Here and in `map`, `flat_map`, `map_batches` and `async_map`, `on_error` says what becomes of rows that the function raises on: "fail" fails the
+        job, "skip" counts and drops them, "dead_letter" sends them to `get_side_output("dead_letter")`, as rows with `row` (JSON), `error`,
+        `operator`, `subtask` and `time`. Which rows of a batch they are is found out by calling the function again with parts of it.
+        """
         if callable(predicate) and not isinstance(predicate, Expression):
-            return self._then(resolve.function_node(self._node, "filter_fn", predicate, None))._label(uid, name)
+            parameters = {"on_error": checked_policy(on_error, "filter")}
+            return self._then(resolve.function_node(self._node, "filter_fn", predicate, None, **parameters))._label(uid, name)
         return self._then(resolve.filter_node(self._node, as_expression(predicate)))._label(uid, name)
 
     def select(self, *columns: str | Expression, **named: Any) -> DataStream:
@@ -116,23 +136,25 @@ class DataStream(_Step):
         function: Callable[[Row], Row],
         output_schema: OutputSchema | None = None,
         *,
+        on_error: OnError = "fail",
         uid: str | None = None,
         name: str | None = None,
     ) -> DataStream:
         """One row for each row, as dicts (times as int microseconds). Without `output_schema`, or a return annotation (a TypedDict
         or dataclass), the columns are known only when the first batch has come, and cannot be checked or aggregated."""
-        return self._function("map", function, output_schema, uid, name)
+        return self._function("map", function, output_schema, uid, name, on_error=on_error)
 
     def flat_map(
         self,
         function: Callable[[Row], Any],
         output_schema: OutputSchema | None = None,
         *,
+        on_error: OnError = "fail",
         uid: str | None = None,
         name: str | None = None,
     ) -> DataStream:
         """Any number of rows for each row: an iterable of dicts, or a generator."""
-        return self._function("flat_map", function, output_schema, uid, name)
+        return self._function("flat_map", function, output_schema, uid, name, on_error=on_error)
 
     def map_batches(
         self,
@@ -146,6 +168,7 @@ class DataStream(_Step):
         batch_size: int | None = None,
         max_latency: Duration | None = None,
         timeout: Duration | None = None,
+        on_error: OnError = "fail",
         uid: str | None = None,
         name: str | None = None,
     ) -> DataStream:
@@ -164,9 +187,9 @@ class DataStream(_Step):
                 raise PlanError(
                     "map_batches: batch_size, max_latency and timeout are for stages; give concurrency= (or num_gpus, num_cpus) as well"
                 )
-            return self._function("map_batches", function, output_schema, uid, name, batch_format=batch_format)
+            return self._function("map_batches", function, output_schema, uid, name, batch_format=batch_format, on_error=on_error)
         stage = stage_of(concurrency, batch_size, max_latency, timeout, num_cpus, num_gpus)
-        return self._calls("stage", function, output_schema, uid, name, stage, batch_format=batch_format)
+        return self._calls("stage", function, output_schema, uid, name, stage, batch_format=batch_format, on_error=on_error)
 
     def async_map(
         self,
@@ -181,6 +204,7 @@ class DataStream(_Step):
         batch_size: int | None = None,
         max_latency: Duration | None = None,
         batch_format: BatchFormat = "pyarrow",
+        on_error: OnError = "fail",
         uid: str | None = None,
         name: str | None = None,
     ) -> DataStream:
@@ -197,7 +221,7 @@ class DataStream(_Step):
         if not is_coroutine(function):
             raise PlanError(f"async_map: {function!r} is no coroutine function; write async def, or use map for functions that do not wait")
         calls = async_calls(ordered, capacity, batch_size, max_latency, timeout, retries, retry_pause)
-        return self._calls("async_map", function, output_schema, uid, name, calls, batch_format=batch_format)
+        return self._calls("async_map", function, output_schema, uid, name, calls, batch_format=batch_format, on_error=on_error)
 
     def split(self, *predicates: Expression) -> tuple[DataStream, ...]:
         """One stream for each predicate, and one more for the rest: a row goes to the first whose predicate is true (not null)."""
@@ -261,8 +285,8 @@ class DataStream(_Step):
         return self._then(resolve.rebalance_node(self._node))
 
     def get_side_output(self, tag: str) -> DataStream:
-        """Late rows of the window that made this stream (`side_output_late`), a source's rejected rows ("dead_letter"), or what the process
-        function that made it gives to `ctx.output(tag, row)`."""
+        """Late rows of the window that made this stream (`side_output_late`), rows that a source or function rejected ("dead_letter"), or what the
+        process function that made it gives to `ctx.output(tag, row)`."""
         return self._then(resolve.side_output_node(self._node, tag))
 
     # -- keys and windows -----------------------------------------------------------------------------------------
@@ -328,6 +352,7 @@ class DataStream(_Step):
     ) -> DataStream:
         if not callable(function):
             raise PlanError(f"{kind}: {function!r} cannot be called")
+        checked_policy(parameters.get("on_error", "fail"), kind)
         schema = function_schema(function, output_schema, kind)
         return self._then(resolve.function_node(self._node, kind, function, schema, **parameters))._label(uid, name)
 
@@ -344,6 +369,7 @@ class DataStream(_Step):
         what = "map_batches" if kind == "stage" else kind
         if not callable(function):
             raise PlanError(f"{what}: {function!r} cannot be called")
+        checked_policy(parameters.get("on_error", "fail"), what)
         schema = function_schema(function, output_schema, what)
         return self._then(call_node(self._node, kind, function, schema, calls, **parameters))._label(uid, name)
 

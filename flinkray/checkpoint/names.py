@@ -1,4 +1,4 @@
-"""Names of objects under an application's prefix, in one place: `log/`, `data/`, `keys/`, `probe/`. Pure.
+"""Names of objects under an application's prefix, in one place: `log/`, `data/`, `keys/`, `probe/`, `incidents/`. Pure.
 
 Data objects carry claim, checkpoint, attempt and instance (rule 15), data keys the claim they were made for: so that whoever sweeps can
 tell what is another owner's, without reading it.
@@ -16,9 +16,13 @@ PROBE_FOLDER = "probe/"
 CANDIDATES_FOLDER = "manifests/"
 """Manifests on a store without conditional create (rule 6, last sentence)."""
 
+INCIDENTS_FOLDER = "incidents/"
+"""What failed in user code, for `flinkray replay`."""
+
 _LOG = re.compile(r"log/(\d{12})")
 _DATA = re.compile(r"data/c(\d+)-k(\d+)-a(\d+)-([0-9A-Za-z]+)-(.+)")
 _KEY = re.compile(r"keys/(c(\d+)-[0-9a-f]+)/([^/]+)")
+_INCIDENT = re.compile(r"incidents/(c(\d+)-[0-9a-f]+)/(.+)")
 _CANDIDATE = re.compile(r"manifests/c(\d+)-k(\d+)-a(\d+)-([0-9A-Za-z]+)")
 
 
@@ -40,6 +44,15 @@ class WrappedKeyName:
     data_key_id: str
     claim: int
     key_id: str
+
+
+@dataclass(frozen=True)
+class IncidentName:
+    """What the name of an incident says."""
+
+    data_key_id: str
+    claim: int
+    name: str
 
 
 @dataclass(frozen=True, order=True)
@@ -83,6 +96,11 @@ def wrapped_key_name(data_key_id: str, key_id: str) -> str:
 def parse_wrapped_key(name: str) -> WrappedKeyName | None:
     match = _KEY.fullmatch(name)
     return WrappedKeyName(match[1], int(match[2]), match[3]) if match else None
+
+
+def parse_incident(name: str) -> IncidentName | None:
+    match = _INCIDENT.fullmatch(name)
+    return IncidentName(match[1], int(match[2]), match[3]) if match else None
 
 
 def candidate_name(claim: int, checkpoint: int, attempt: int, token: str) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flinkray.checkpoint.log_base import CheckpointLog
-from flinkray.checkpoint.names import DATA_FOLDER, KEYS_FOLDER
+from flinkray.checkpoint.names import DATA_FOLDER, INCIDENTS_FOLDER, KEYS_FOLDER, parse_incident, parse_wrapped_key
 from flinkray.checkpoint.retention import Deletions, Found, Kept, Sweeper, plan
 from flinkray.core.storage_log import LogView
 from flinkray.errors import DamagedObjectError, DeposedError
@@ -37,6 +37,10 @@ def sweep(log: CheckpointLog, retained: int, complete: int, in_flight: Mapping[i
     manifests = [kept for kept in (_kept(log, view, index) for index in range(len(view.manifests))) if kept is not None]
     sweeper = Sweeper(log.claim_number, log.data_key.key_id, own_only=not log.fenced)
     deletions = plan(manifests, retained, complete, in_flight, Found(records, data, keys), sweeper, wanted)
+    if deletions.keys:
+        opened = {parsed.data_key_id for name in log.store.list(INCIDENTS_FOLDER) if (parsed := parse_incident(name)) is not None}
+        spared = [name for name in deletions.keys if (key := parse_wrapped_key(name)) is None or key.data_key_id not in opened]
+        deletions = replace(deletions, keys=type(deletions.keys)(spared))
     return _delete(log, deletions)
 
 

@@ -37,6 +37,17 @@ class Rejected:
     """Schema DEAD_LETTER."""
 
 
+FAILED_ROW = pa.schema(
+    [
+        ("row", pa.string()),
+        ("error", pa.string()),
+        ("operator", pa.string()),
+        ("subtask", pa.int32()),
+        ("time", pa.timestamp("us", "UTC")),
+    ]
+)
+"""A row that user code raised on: as JSON, what was raised, where and when."""
+
 DEAD_LETTER = pa.schema([("source", pa.string()), ("line", pa.int64()), ("row", pa.string()), ("error", pa.string())])
 
 

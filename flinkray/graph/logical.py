@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 
 from flinkray.columns import CHANGE, EVENT_TIME
-from flinkray.connectors.base import DEAD_LETTER, Sink, Source
+from flinkray.connectors.base import DEAD_LETTER, FAILED_ROW, Sink, Source
 from flinkray.expressions import Expression
 from flinkray.graph.aggregates import Aggregate
 from flinkray.graph.general_windows import DynamicSessionWindow, Windows
@@ -144,6 +144,9 @@ class FunctionNode(LogicalNode):
     @property
     def kind(self) -> str:  # type: ignore[override]
         return self.function_kind
+
+    def side_outputs(self) -> Mapping[str, RowType]:
+        return {DEAD_LETTER_TAG: RowType(FAILED_ROW)} if self.parameters.get("on_error") == DEAD_LETTER_TAG else {}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

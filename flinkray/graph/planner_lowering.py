@@ -172,7 +172,7 @@ class Lowering:
                 draft.state = "watermark"
                 return draft.output
             case logical.FunctionNode(function_kind="filter_fn"):
-                return self.draft(node, "filter_fn", {"function": node.function}, fed, [link]).output
+                return self.draft(node, "filter_fn", {"function": node.function, **node.parameters}, fed, [link]).output
             case logical.FunctionNode():
                 params = {"function": node.function, **node.parameters, "output_schema": node.rows.schema}
                 rows = RowType(node.rows.schema, event_time=fed.event_time)
@@ -224,7 +224,7 @@ class Lowering:
 
     def _side_output(self, node: logical.SideOutputNode) -> Port:
         port = self.port(node)
-        if isinstance(node.inputs[0], logical.SourceNode | logical.ProcessNode):
+        if isinstance(node.inputs[0], logical.SourceNode | logical.ProcessNode | logical.FunctionNode):
             return Port(port.draft, node.rows, node.tag)
         # Late rows are as they came to the operator: maybe with computed arguments that the user does not know of.
         return self.drafts.narrow(self.late[node.inputs[0].serial], self.need(node), node.rows)

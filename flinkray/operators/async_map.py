@@ -11,6 +11,7 @@ from flinkray.columns import EVENT_TIME
 from flinkray.operators.async_function import AsyncFunction
 from flinkray.operators.base import OperatorContext, Output
 from flinkray.operators.calls import CallSpec
+from flinkray.operators.error_policy import FAIL
 from flinkray.operators.functions import BatchFormat, batch_columns, formatted, user_errors
 from flinkray.operators.in_flight import Unit, UnitSize
 from flinkray.operators.in_flight_operator import InFlightOperator
@@ -34,6 +35,7 @@ class AsyncMapOperator(InFlightOperator):
         timeout_s: float | None = None,
         retries: int = 0,
         pause_s: float = 0.1,
+        on_error: str = FAIL,
     ) -> None:
         super().__init__(
             size=UnitSize(batch_size or 1, max_latency_s),
@@ -41,6 +43,7 @@ class AsyncMapOperator(InFlightOperator):
             most_units=2 * capacity,
             most_waiting=capacity * (batch_size or 1),
             output_schema=output_schema,
+            on_error=on_error,
         )
         self._function = AsyncFunction(function, timeout_s, retries, pause_s)
         self._format: BatchFormat | None = None if batch_size is None else batch_format

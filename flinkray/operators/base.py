@@ -142,6 +142,9 @@ class Operator(ABC):
 class SteppingOperator(Operator):
     """A head operator that is not done with what it was given when a call returns: the task calls `advance` in every turn."""
 
+    offending: pa.RecordBatch | None = None
+    """The rows that it was at work on when `advance` raised."""
+
     needs_answers: bool = False
     """It waits for somebody else; otherwise calling `advance` again and again is enough."""
 

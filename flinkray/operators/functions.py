@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import traceback
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 from flinkray.columns import EVENT_TIME
 from flinkray.errors import FlinkrayError, OperatorError
 from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState
+from flinkray.operators.error_policy import FAIL, Rejects, piecewise
 from flinkray.operators.rows import BatchBuilder, to_rows, visible_batch, with_event_times
 
 BatchFormat = Literal["pyarrow", "pandas", "numpy"]
@@ -54,15 +56,32 @@ def _user_traceback(error: Exception) -> str:
 class _FunctionOperator(Operator):
     """What the four have in common: a function of this subtask's own, and how its results become batches."""
 
-    def __init__(self, function: Callable[..., Any] | type, output_schema: pa.Schema | None = None) -> None:
+    def __init__(self, function: Callable[..., Any] | type, output_schema: pa.Schema | None = None, on_error: str = FAIL) -> None:
         self._given = function
         self._declared = output_schema
+        self._rejects = Rejects(on_error)
 
     def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
         super().open(context, restored, restored_checkpoint)
         self._builder = BatchBuilder(self._declared, context)
         with user_errors(context):
             self._function = own(self._given)
+
+    def process(self, batch: pa.RecordBatch, input_index: int, out: Output) -> None:
+        if self._rejects.fails:
+            made = self._made_of(batch)
+            if made is not None:
+                out.emit(made)
+            return
+        parts, rejected = piecewise(batch.num_rows, lambda start, stop: self._made_of(batch.slice(start, stop - start)))
+        self._rejects.put(batch, rejected, self.context, out)
+        for _, _, part in parts:
+            if part is not None:
+                out.emit(part)
+
+    @abstractmethod
+    def _made_of(self, batch: pa.RecordBatch) -> pa.RecordBatch | None:
+        """What is given on; raises OperatorError."""
 
 
 def own(function: Callable[..., Any] | type) -> Callable[..., Any]:
@@ -76,20 +95,20 @@ def own(function: Callable[..., Any] | type) -> Callable[..., Any]:
 class MapOperator(_FunctionOperator):
     """`function(row) -> row`, both dicts."""
 
-    def process(self, batch: pa.RecordBatch, input_index: int, out: Output) -> None:
+    def _made_of(self, batch: pa.RecordBatch) -> pa.RecordBatch | None:
         function = self._function
         with user_errors(self.context):
             results = [function(row) for row in to_rows(batch)]
             for result in results:
                 if not isinstance(result, Mapping):
                     raise TypeError(f"map: the function returned {_short(result)}, not a dict")
-        out.emit(with_event_times(self._builder.from_rows(results), event_times(batch)))
+        return with_event_times(self._builder.from_rows(results), event_times(batch))
 
 
 class FlatMapOperator(_FunctionOperator):
     """`function(row) -> iterable of rows` (or None): a list, or a generator function."""
 
-    def process(self, batch: pa.RecordBatch, input_index: int, out: Output) -> None:
+    def _made_of(self, batch: pa.RecordBatch) -> pa.RecordBatch | None:
         function = self._function
         results: list[Mapping[str, Any]] = []
         counts = np.empty(batch.num_rows, np.int64)
@@ -101,24 +120,22 @@ class FlatMapOperator(_FunctionOperator):
             for result in results:
                 if not isinstance(result, Mapping):
                     raise TypeError(f"flat_map: the function gave {_short(result)} among its rows, not a dict")
-        if results:
-            times = event_times(batch)
-            if times is not None:
-                times = pa.array(np.repeat(times.to_numpy(), counts))
-            out.emit(with_event_times(self._builder.from_rows(results), times))
+        if not results:
+            return None
+        times = event_times(batch)
+        if times is not None:
+            times = pa.array(np.repeat(times.to_numpy(), counts))
+        return with_event_times(self._builder.from_rows(results), times)
 
 
 class FilterFunctionOperator(_FunctionOperator):
     """Keeps the rows for which `function(row)` is true."""
 
-    def process(self, batch: pa.RecordBatch, input_index: int, out: Output) -> None:
+    def _made_of(self, batch: pa.RecordBatch) -> pa.RecordBatch | None:
         function = self._function
         with user_errors(self.context):
             kept = pa.array([bool(function(row)) for row in to_rows(batch)], pa.bool_())
-        if kept.true_count == batch.num_rows:
-            out.emit(batch)
-        elif kept.true_count:
-            out.emit(batch.filter(kept))
+        return batch if kept.true_count == batch.num_rows else batch.filter(kept)
 
 
 class MapBatchesOperator(_FunctionOperator):
@@ -133,22 +150,22 @@ class MapBatchesOperator(_FunctionOperator):
         function: Callable[..., Any] | type,
         batch_format: BatchFormat = "pyarrow",
         output_schema: pa.Schema | None = None,
-        **_options: Any,
+        on_error: str = FAIL,
     ) -> None:
-        super().__init__(function, output_schema)
+        super().__init__(function, output_schema, on_error)
         self._format = batch_format
 
-    def process(self, batch: pa.RecordBatch, input_index: int, out: Output) -> None:
+    def _made_of(self, batch: pa.RecordBatch) -> pa.RecordBatch | None:
         with user_errors(self.context):
             columns = batch_columns(self._function(formatted(visible_batch(batch), self._format)))
         rows = len(next(iter(columns.values()))) if columns else 0
         if not rows:
-            return
+            return None
         made = self._builder.from_columns(columns)
         times = event_times(batch)
         if times is not None and rows != batch.num_rows:
             times = pa.repeat(pc.max(times), rows)
-        out.emit(with_event_times(made, times))
+        return with_event_times(made, times)
 
 
 def formatted(batch: pa.RecordBatch, batch_format: BatchFormat) -> Any:

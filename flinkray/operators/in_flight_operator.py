@@ -14,6 +14,7 @@ import pyarrow as pa
 from flinkray.errors import OperatorError
 from flinkray.operators.base import OperatorContext, Output, RestoredState, StateCapture, SteppingOperator
 from flinkray.operators.calls import NO_UNIT, Calls, CallSpec, Failure
+from flinkray.operators.error_policy import Rejected, Rejects
 from flinkray.operators.in_flight import InFlight, Unit, UnitSize
 from flinkray.operators.list_state import ListCapture, origin_tables
 from flinkray.operators.rows import BatchBuilder
@@ -27,10 +28,13 @@ class InFlightOperator(SteppingOperator):
     generates_watermarks = True
     needs_answers = True
 
-    def __init__(self, *, size: UnitSize, ordered: bool, most_units: int, most_waiting: int, output_schema: pa.Schema | None) -> None:
+    def __init__(
+        self, *, size: UnitSize, ordered: bool, most_units: int, most_waiting: int, output_schema: pa.Schema | None, on_error: str
+    ) -> None:
         """`most_units`: handed out, or answered and not given on; `most_waiting`: rows in none yet before no more are taken."""
         self._size, self._ordered, self._most_units, self._most_waiting = size, ordered, most_units, most_waiting
         self._declared = output_schema
+        self._rejects = Rejects(on_error)
         self._flush = False
 
     def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
@@ -78,7 +82,11 @@ class InFlightOperator(SteppingOperator):
             if unit is not None:
                 self._rows.size.answered(unit.batch.num_rows, answer.took_s)
         for unit in self._rows.finished():
-            worked = True
+            worked, self.offending = True, unit.batch
+            if isinstance(unit.answer, Failure) and not self._rejects.fails:
+                rejected = [Rejected(row, unit.answer.message) for row in range(unit.batch.num_rows)]
+                self._rejects.put(unit.batch, rejected, self.context, out)
+                continue
             self._check(unit)
             self._give_on(unit, out)
         self._emit_rest(out)

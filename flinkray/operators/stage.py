@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flinkray.operators.base import OperatorContext, Output
-from flinkray.operators.batch_function import BatchFunction
+from flinkray.operators.batch_function import BatchFunction, Parts
 from flinkray.operators.calls import CallSpec
+from flinkray.operators.error_policy import FAIL
 from flinkray.operators.functions import BatchFormat, event_times
 from flinkray.operators.in_flight import Unit, UnitSize
 from flinkray.operators.in_flight_operator import InFlightOperator
-from flinkray.operators.rows import visible_batch, with_event_times
+from flinkray.operators.rows import BatchBuilder, visible_batch, with_event_times
 
 QUEUED = 2
 """Batches at a worker: one at work, one on its way."""
@@ -36,10 +37,11 @@ class StageOperator(InFlightOperator):
         timeout_s: float | None = None,
         cpus: float = 0.0,
         gpus: float = 0.0,
+        on_error: str = FAIL,
     ) -> None:
         size = UnitSize(batch_size, max_latency_s)
-        super().__init__(size=size, ordered=True, most_units=0, most_waiting=batch_size, output_schema=output_schema)
-        self._function = BatchFunction(function, batch_format)
+        super().__init__(size=size, ordered=True, most_units=0, most_waiting=batch_size, output_schema=output_schema, on_error=on_error)
+        self._function = BatchFunction(function, batch_format, halving=not self._rejects.fails)
         self._workers, self._timeout_s, self._cpus, self._gpus = workers, timeout_s, cpus, gpus
 
     def _spec(self, context: OperatorContext) -> CallSpec:
@@ -60,10 +62,18 @@ class StageOperator(InFlightOperator):
         return [visible_batch(unit.batch) for unit in units]
 
     def _give_on(self, unit: Unit, out: Output) -> None:
-        made: pa.RecordBatch = unit.answer
+        if isinstance(unit.answer, Parts):
+            self._rejects.put(unit.batch, unit.answer.rejected, self.context, out)
+        emit_made(unit.batch, unit.answer, self._builder, out)
+
+
+def emit_made(batch: pa.RecordBatch, answer: pa.RecordBatch | Parts, builder: BatchBuilder, out: Output) -> None:
+    """What a BatchFunction made of the batch."""
+    parts = answer.made if isinstance(answer, Parts) else [(0, batch.num_rows, answer)]
+    for start, stop, made in parts:
         if made.num_rows:
-            rows = self._builder.from_columns(dict(zip(made.schema.names, made.columns, strict=True)))
-            out.emit(with_event_times(rows, times_of(unit.batch, made.num_rows)))
+            rows = builder.from_columns(dict(zip(made.schema.names, made.columns, strict=True)))
+            out.emit(with_event_times(rows, times_of(batch.slice(start, stop - start), made.num_rows)))
 
 
 def times_of(batch: pa.RecordBatch, rows: int) -> pa.Array | None:

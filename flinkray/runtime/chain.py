@@ -43,6 +43,17 @@ class _Link:
     """The watermark that was passed on last."""
 
 
+@dataclass(frozen=True)
+class Offence:
+    """What an operator was given when it raised: rows, or else a watermark."""
+
+    index: int
+    """Of the operator."""
+    batch: pa.RecordBatch | None = None
+    input_index: int = 0
+    watermark_us: int | None = None
+
+
 class ChainOutput:
     """What an operator emits into: the next operators of the chain, and the edges that leave it."""
 
@@ -70,6 +81,8 @@ class Chain:
         self.subtask = subtask
         self.writers = list(writers.values())
         self._current = vertex.operators[0].uid
+        self.offence: Offence | None = None
+        """Of the innermost operator that raised."""
         self._links: list[_Link] = []
         for spec in vertex.operators:
             metrics = OperatorMetrics()
@@ -154,7 +167,11 @@ class Chain:
         assert isinstance(link.operator, SteppingOperator)
         with _blame(self):
             self._current = link.uid
-            worked = link.operator.advance(link.output)
+            try:
+                worked = link.operator.advance(link.output)
+            except Exception:
+                self.offence = self.offence or Offence(0, batch=link.operator.offending, watermark_us=link.watermark_us)
+                raise
             us = link.operator.output_watermark_us(link.watermark_us)
             if us > link.given_us:
                 self._pass_on(link, us)
@@ -225,7 +242,11 @@ class Chain:
         link = self._links[index]
         caller, self._current = self._current, link.uid
         link.metrics.rows_in += batch.num_rows
-        link.operator.process(batch, input_index, link.output)
+        try:
+            link.operator.process(batch, input_index, link.output)
+        except Exception:
+            self.offence = self.offence or Offence(index, batch=batch, input_index=input_index)
+            raise
         if link.operator.generates_watermarks:
             self._pass_on(link, link.operator.output_watermark_us(link.watermark_us))
         self._current = caller
@@ -234,7 +255,11 @@ class Chain:
         link = self._links[index]
         self._current = link.uid
         link.watermark_us = us
-        link.operator.on_watermark(us, link.output)
+        try:
+            link.operator.on_watermark(us, link.output)
+        except Exception:
+            self.offence = self.offence or Offence(index, watermark_us=us)
+            raise
         self._pass_on(link, link.operator.output_watermark_us(us))
 
     def _pass_on(self, link: _Link, us: int) -> None:

@@ -71,6 +71,10 @@ class Slot:
         """When the first row of this attempt reached a sink here."""
         self._sinks = [task.chain.metrics[spec.uid] for task in self.tasks for spec in task.chain.vertex.operators if spec.kind == "sink"]
 
+    @property
+    def claim(self) -> int:
+        return self._place.claim
+
     # -- building -------------------------------------------------------------------------------------------------
 
     def _open_channels(

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from flinkray.checkpoint.base import ObjectStore
 from flinkray.checkpoint.chunk_reader import ChunkReader
+from flinkray.checkpoint.incidents import incident_name, save_incident
 from flinkray.checkpoint.keys import DataKey
 from flinkray.checkpoint.local_copies import LocalCopies
 from flinkray.checkpoint.store import check_probe
@@ -57,6 +58,7 @@ from flinkray.ids import Epoch, TaskId
 from flinkray.operators.calls import CallsFactory
 from flinkray.runtime.calls import InProcessCalls
 from flinkray.runtime.clock import steady_clock
+from flinkray.runtime.incident import incident_of
 from flinkray.runtime.slot import Slot, SlotCheckpoint, SlotPlace
 from flinkray.runtime.uploader import Uploader
 
@@ -334,7 +336,26 @@ class TaskManager:
             task = next((t.id for t in self._slot.tasks if uid in t.chain.metrics), TaskId(-1, subtask))
         message = str(error.args[0]) if isinstance(error, OperatorError) and error.args else f"{type(error).__name__}: {error}"
         object_name = error.object_name if isinstance(error, DamagedObjectError) else ""
+        if isinstance(error, OperatorError):
+            self._save_incident(error, uid)
         self._observe(TaskFailed(task, uid, cause_of(error), message, portable(error), object_name))
+
+    def _save_incident(self, error: OperatorError, uid: str) -> None:
+        """What the operator was given when it raised, for `flinkray replay`; in the background, and as far as that can be done."""
+        data_key = self._secrets.get(self.core.attempt, Secrets(b"")).data_key
+        store, application = self._store, self._bundle.application
+        if self._slot is None or store is None or data_key is None:
+            return
+        task = next((task for task in self._slot.tasks if task.chain.offence is not None and uid in task.chain.metrics), None)
+        if task is None:
+            return
+        try:
+            content = incident_of(application, task.chain, error, self.core.notified, self._clock()).to_bytes()
+        except Exception:  # noqa: BLE001 - whatever user code's objects raise when they are pickled; the failure itself counts more
+            return
+        name = incident_name(self._slot.claim, uid, task.id.subtask)
+        error.incident = f"{application}/{name}"
+        self._background.run(lambda: save_incident(store, data_key, application, name, content), lambda answer: None)
 
     def _tell_stats(self) -> None:
         now = self._clock()

@@ -41,8 +41,8 @@ class StageActor:
 
     def call(self, number: int, payload: pa.Buffer) -> tuple[Answer, pa.Buffer | None]:
         answer = timed(number, self._function, _unpacked(payload))
-        if isinstance(answer.result, Failure):
-            return answer, None
+        if not isinstance(answer.result, pa.RecordBatch):
+            return answer, None  # a failure, or parts, which are few rows
         return Answer(number, None, answer.took_s), _packed(answer.result)
 
 
