@@ -19,7 +19,7 @@ from flinkray.graph.logical import LogicalNode
 from flinkray.graph.logical_calls import AsyncCalls, Stage
 from flinkray.graph.planner_uids import check_uid
 from flinkray.graph.resolve_calls import CAPACITY, RETRY_PAUSE, async_calls, call_node, is_coroutine, stage_of
-from flinkray.graph.resolve_joins import lookup_join_node
+from flinkray.graph.resolve_joins import broadcast_join_node, lookup_join_node
 from flinkray.graph.windows import WatermarkStrategy
 
 if TYPE_CHECKING:
@@ -274,6 +274,19 @@ class DataStream(_Step):
         service see `async_map`.
         """
         return self._then(lookup_join_node(self._node, table, on, how, cache))._label(uid, name)
+
+    def broadcast_join(
+        self,
+        other: DataStream,
+        on: str | Sequence[str] | Mapping[str, str],
+        how: Literal["inner", "left"] = "left",
+        tolerance: Duration | None = None,
+    ) -> DataStream:
+        """An as-of join (see `KeyedStream.asof_join`) without a shuffle of this stream: the other one, which should be small, goes to every
+        subtask. `on`: columns by name, or `{"mine": "its"}`."""
+        if not isinstance(other, DataStream) or other._environment is not self._environment:
+            raise PlanError(f"broadcast_join: {other!r} is no stream of this environment")
+        return self._then(broadcast_join_node(self._node, other._node, on, how, tolerance))
 
     def changes(self, column: str = "change") -> DataStream:
         """A changelog (of a running aggregate, an outer join, a ranking) as rows like any others, with the change kind in a column: "+I"

@@ -56,12 +56,15 @@ class Unbounded:
 
 @dataclass(frozen=True)
 class AsOf:
-    """A left row meets the newest right row that is not later. `tolerance_us`: and at most so much earlier (None: however old)."""
+    """A left row meets the newest right row that is not later. `tolerance_us`: and at most so much earlier (None: however old).
+    `broadcast`: all right rows are in every subtask, left rows stay where they are."""
 
     tolerance_us: int | None = None
+    broadcast: bool = False
 
     def describe(self) -> str:
-        return "newest right row" + ("" if self.tolerance_us is None else f" of the last {self.tolerance_us} us")
+        where = ", the right side in every subtask" if self.broadcast else ""
+        return "newest right row" + ("" if self.tolerance_us is None else f" of the last {self.tolerance_us} us") + where
 
 
 @dataclass(frozen=True)

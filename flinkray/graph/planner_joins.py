@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from flinkray.graph.job_graph import Hash
-from flinkray.graph.joins import AsOf, Interval, Unbounded
+from flinkray.graph.job_graph import Broadcast, Forward, Hash, Rebalance
+from flinkray.graph.joins import AsOf, Interval, Join, Unbounded
 from flinkray.graph.logical import JoinNode
 from flinkray.graph.planner_columns import join_needs, kept
 from flinkray.graph.planner_drafts import Link, Port
@@ -27,18 +28,29 @@ def lower_join(lowering: Lowering, node: JoinNode, sides: tuple[Port, Port]) -> 
     assert node.rows.schema is not None
     pruned = replace(join, columns=tuple(column for column in join.columns if column.name in names))
     kind = _KINDS.get(type(join.over), "window_join")
+    broadcast = isinstance(join.over, AsOf) and join.over.broadcast
     draft = lowering.draft(
         node,
-        kind,
+        "broadcast_join" if broadcast else kind,
         {"join": pruned},
         replace(node.rows, schema=pa.schema([field for field in node.rows.schema if field.name in names])),
-        [Link(port, Hash(keys), input=i) for i, (port, keys) in enumerate(zip(ports, (join.left_keys, join.right_keys), strict=True))],
+        _broadcast(ports, lowering.parallelism(node)) if broadcast else _shuffled(ports, join),
     )
     draft.state = _state(node, ports)
     pairs = [name if name == other else f"{name} = {other}" for name, other in zip(join.left_keys, join.right_keys, strict=True)]
     over = f"window {join.over.describe()}" if kind == "window_join" else join.over.describe()
     draft.notes.insert(0, f"{join.how} join on {', '.join(pairs)}, {over}")
     return draft.output
+
+
+def _shuffled(ports: Sequence[Port], join: Join) -> list[Link]:
+    return [Link(port, Hash(keys), input=i) for i, (port, keys) in enumerate(zip(ports, (join.left_keys, join.right_keys), strict=True))]
+
+
+def _broadcast(ports: Sequence[Port], parallelism: int) -> list[Link]:
+    left, right = ports
+    spread = left.rebalanced or left.draft.parallelism != parallelism
+    return [Link(left, Rebalance() if spread else Forward()), Link(right, Broadcast(), input=1)]
 
 
 def _state(node: JoinNode, ports: list[Port]) -> list[object]:

@@ -92,6 +92,7 @@ def asof_join_node(
     right_keys: tuple[str, ...],
     how: str,
     tolerance: Duration | None,
+    broadcast: bool = False,
 ) -> JoinNode:
     """Left rows, each with the newest right row of its key. The right stream may be a changelog. Raises PlanError."""
     mine, its = require_schema(left, "asof_join"), require_schema(right, "asof_join")
@@ -107,8 +108,25 @@ def asof_join_node(
         raise PlanError(f"asof_join: how={how!r}; 'inner' or 'left'")
     check_join_keys(mine, its, left_keys, right_keys, how)
     columns = join_columns(mine, its, left_keys, right_keys, windowed=False)
-    join = Join(left_keys, right_keys, how, columns, AsOf(None if tolerance is None else duration_us(tolerance, "asof_join tolerance")))
+    tolerance_us = None if tolerance is None else duration_us(tolerance, "asof_join tolerance")
+    join = Join(left_keys, right_keys, how, columns, AsOf(tolerance_us, broadcast))
     return JoinNode(inputs=(left, right), rows=RowType(join_schema(mine, its, columns), event_time=True), join=join)
+
+
+def key_pairs(on: str | Sequence[str] | Mapping[str, str]) -> dict[str, str]:
+    """Columns of the same name on both sides, or one side's name to the other's."""
+    return dict(on) if isinstance(on, Mapping) else {name: name for name in ([on] if isinstance(on, str) else on)}
+
+
+def broadcast_join_node(
+    left: LogicalNode, right: LogicalNode, on: str | Sequence[str] | Mapping[str, str], how: str, tolerance: Duration | None
+) -> JoinNode:
+    """Left rows where they are, each with the newest right row of its key. Raises PlanError."""
+    pairs = key_pairs(on)
+    for name, other in pairs.items():
+        check_column(left.rows, name, "broadcast_join")
+        check_column(right.rows, other, "broadcast_join")
+    return asof_join_node(left, tuple(pairs), right, tuple(pairs.values()), how, tolerance, broadcast=True)
 
 
 def lookup_join_node(
@@ -119,7 +137,7 @@ def lookup_join_node(
     mine = require_schema(stream, "lookup_join")
     if not isinstance(table, Source) or not table.bounded:
         raise PlanError(f"lookup_join: {table!r} is no bounded source; give fr.sources.Parquet('table/*.parquet') or the like")
-    pairs = dict(on) if isinstance(on, Mapping) else {name: name for name in ([on] if isinstance(on, str) else on)}
+    pairs = key_pairs(on)
     its = table.schema()
     for name, other in pairs.items():
         check_column(stream.rows, name, "lookup_join")

@@ -55,9 +55,12 @@ class AsOfJoinOperator(Operator):
         states = dict(zip(NAMES, (self._left, self._right), strict=True))
         self._states = RowStates(context, index, states, dict(zip(NAMES, sides.keys, strict=True)))
         self._watermark = restored_watermark(restored)
-        self._states.restore(restored, restored_checkpoint)
+        self._restore(restored, restored_checkpoint)
         self._waiting_us = int(self._left.word(TIME, self._left.live()).min(initial=MAX_WATERMARK))
         self._states.measure()
+
+    def _restore(self, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
+        self._states.restore(restored, restored_checkpoint)
 
     # --- rows and time
 

@@ -31,6 +31,7 @@ _CLASSES = {
     "lookup_join": "lookup_join:LookupJoinOperator",
     "regular_join": "regular_join:RegularJoinOperator",
     "asof_join": "asof_join:AsOfJoinOperator",
+    "broadcast_join": "broadcast_join:BroadcastJoinOperator",
     "rank": "rank:RankOperator",
     "first": "first:FirstOperator",
     "process": "process:ProcessOperator",

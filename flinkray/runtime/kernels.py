@@ -9,7 +9,7 @@ from flinkray.graph.process import KeyedProcessFunction
 from flinkray.graph.windows import SessionWindow
 from flinkray.state.warm import CSV, JOINS, KEYED, PROCESS, ROWS, SESSIONS
 
-_KEEP_ROWS = ("regular_join", "asof_join", "rank", "first", "general_window")
+_KEEP_ROWS = ("regular_join", "asof_join", "broadcast_join", "rank", "first", "general_window")
 
 
 def kernel_groups(graph: JobGraph) -> tuple[str, ...]:

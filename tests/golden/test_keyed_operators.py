@@ -72,6 +72,10 @@ FRAUD = (3_000, 300_000, timedelta(milliseconds=100))
 LAST_SMALL = f"""max(CASE WHEN price < {FRAUD[0]} THEN date_time END) OVER (
     PARTITION BY bidder ORDER BY date_time, price ROWS UNBOUNDED PRECEDING)"""
 
+NEWEST_OF_SELLER = """SELECT bidder, price, b.date_time, last_id AS id, last_time AS date_time_right FROM bids b LEFT JOIN LATERAL (
+            SELECT max_by(id, (date_time, id)) AS last_id, max(date_time) AS last_time FROM auctions a
+            WHERE a.seller = b.bidder AND a.date_time <= b.date_time) ON true"""
+
 CASES = {
     "inner join": _join("inner"),
     "full join": _join("full"),
@@ -82,9 +86,13 @@ CASES = {
     ),
     "as-of join": Case(
         _asof,
-        """SELECT bidder, price, b.date_time, last_id AS id, last_time AS date_time_right FROM bids b LEFT JOIN LATERAL (
-            SELECT max_by(id, (date_time, id)) AS last_id, max(date_time) AS last_time FROM auctions a
-            WHERE a.seller = b.bidder AND a.date_time <= b.date_time) ON true""",
+        NEWEST_OF_SELLER,
+    ),
+    "broadcast join": Case(
+        lambda bids, auctions: bids.select("bidder", "price", "date_time").broadcast_join(
+            auctions.select("seller", "id", "date_time"), {"bidder": "seller"}
+        ),
+        NEWEST_OF_SELLER,
     ),
     "the enrichment job": Case(
         enriched,

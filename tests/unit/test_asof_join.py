@@ -16,6 +16,7 @@ from flinkray.errors import PlanError
 from flinkray.graph.joins import AsOf, Join, join_columns
 from flinkray.operators import asof_join
 from flinkray.operators.asof_join import AsOfJoinOperator
+from flinkray.operators.broadcast_join import BroadcastJoinOperator
 from flinkray.testing.harness import OperatorHarness, restore
 
 LEFT = pa.schema([("user", pa.int64()), ("t", pa.int64()), ("a", pa.int64())])
@@ -152,3 +153,67 @@ def test_it_runs_and_mistakes_are_found_at_plan_time() -> None:
     with pytest.raises(PlanError, match="replace each other by sym, but are joined by price"):
         trades.asof_join(quotes.deduplicate(keep="last").key_by("price"))
     assert "left join on sym, newest right row of the last 5 us" in trades.asof_join(quotes, tolerance=5e-6).explain()
+
+
+# --- the right side in every subtask
+
+
+def broadcast(how: str = "left") -> BroadcastJoinOperator:
+    columns = join_columns(LEFT, RIGHT, ["user"], ["who"], windowed=False)
+    return BroadcastJoinOperator(join=Join(("user",), ("who",), how, columns, AsOf(None, broadcast=True)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(story=STORY, parallelism=st.integers(1, 3))
+def test_broadcast_left_rows_may_be_in_any_subtask_and_move_at_a_restore(story: list[Any], parallelism: int) -> None:
+    def make() -> BroadcastJoinOperator:
+        return broadcast("left")
+
+    driven = [
+        OperatorHarness(make(), input_schemas=(LEFT, RIGHT), event_time="t", batch_rows=5, subtask=i, parallelism=parallelism)
+        for i in range(parallelism)
+    ]
+    now, number, found = 0, 0, Counter[tuple[Any, ...]]()
+    given_rows: dict[str, list[Row]] = {"left": [], "right": []}
+    for what, value in story:
+        if what in given_rows:
+            for key, ahead in value:
+                number += 1
+                row = left(now + ahead, key, number) if what == "left" else right(now + ahead, number, key)
+                given_rows[what].append(row)
+                for each in driven if what == "right" else [driven[number % len(driven)]]:
+                    each.rows([row], input=("left", "right").index(what))
+        elif what == "watermark":
+            now += value
+            for i, each in enumerate(driven):
+                each.watermark(now - i)  # one is not as far as the other
+        else:
+            number += 1
+            taken = [each.snapshot(number) for each in driven]
+            for each in driven:
+                found += answers(each)
+            if what == "restore":
+                driven = restore(make, taken, 1 + number % 3)
+    for each in driven:
+        found += answers(each.end())
+    expected = Counter[tuple[Any, ...]]()
+    for a in given_rows["left"]:
+        versions = [b for b in given_rows["right"] if a["user"] is not None and b["who"] == a["user"] and b["t"] <= a["t"]]
+        best = max(versions, key=lambda b: (b["t"], b["b"])) if versions else {"t": None, "b": None}
+        expected[(a["user"], a["t"], a["a"], best["t"], best["b"])] += 1
+    assert found == expected
+
+
+def test_a_broadcast_join_runs_without_a_shuffle_of_its_left_side() -> None:
+    env = fr.StreamEnvironment("broadcast", parallelism=2, runtime="local")
+    at = fr.Watermarks.monotonous("t")
+    trades = env.from_batches(pa.table({"sym": list("aab"), "t": [5, 9, 9], "n": [1, 2, 3]}), watermark=at)
+    rates = env.from_batches(pa.table({"name": list("ab"), "t": [4, 8], "rate": [1.5, 2.5]}), watermark=at)
+    joined = trades.broadcast_join(rates, {"sym": "name"})
+    rows = joined.select("n", "rate").collect().to_pylist()
+    assert sorted(rows, key=lambda row: row["n"]) == [{"n": 1, "rate": 1.5}, {"n": 2, "rate": 1.5}, {"n": 3, "rate": 2.5}]
+    assert "newest right row, the right side in every subtask" in joined.explain()
+    with pytest.raises(PlanError, match="did you mean 'name'"):
+        trades.broadcast_join(rates, {"sym": "nam"})
+    with pytest.raises(PlanError, match="is no stream of this environment"):
+        trades.broadcast_join(rates.key_by("name"), {"sym": "name"})  # type: ignore[arg-type]

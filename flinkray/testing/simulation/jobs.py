@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flinkray.api.expressions import col
+from flinkray.api.expressions import coalesce, col, lit
 from flinkray.connectors.base import Split
 from flinkray.connectors.memory import MemorySource
 from flinkray.connectors.nexmark import NexmarkSource
+from flinkray.graph.process import KeyedProcessFunction, MapState, ProcessContext
 from flinkray.testing.simulation.job import BuildJob
 
 if TYPE_CHECKING:
@@ -95,4 +96,46 @@ async def _asked(row: dict[str, Any]) -> dict[str, Any]:
     return {"auction": row["auction"], "price": row["price"] + 1}
 
 
-JOBS: dict[str, BuildJob] = {"hot-items": hot_items, "two-inputs": two_inputs, "transactional-sink": transactional_sink, "calls": calls}
+def keyed_state(env: StreamEnvironment) -> DataStream:
+    """Everything that keeps rows or objects by key, each with an answer that does not depend on the order of arrival: a regular and an as-of
+    join, the first row of each key, cumulative windows, a process function with a timer for each slot of time."""
+    from flinkray.api import agg, windows
+    from flinkray.api.watermarks import Watermarks
+
+    watermark = Watermarks.bounded("date_time", "1s")
+    bids = env.from_source(_bids(0, ROWS, RATE), watermark=watermark, uid="bids").select("auction", "bidder", "price", "channel")
+    more = env.from_source(_bids(9, ROWS // 2, RATE / 3), watermark=watermark, uid="more").select("auction", "price")
+    mine, its = bids.key_by("auction"), more.key_by("auction")
+    joined = mine.join(its).uid("join").select("auction", a=col("price"), b=col("price_right"))
+    newest = mine.asof_join(its).uid("asof").select("auction", a=col("price"), b=coalesce(col("price_right"), lit(-1)))
+    first = bids.key_by("bidder").deduplicate().uid("first").select("auction", a=col("bidder"), b=col("price"))
+    cumulative = mine.window(windows.Cumulative("2s", "6s")).aggregate(
+        a=agg.count(), channels=agg.collect_list("channel"), b=agg.max("price")
+    )
+    slots = mine.process(_Slots(), uid="slots")
+    return joined.union(newest, first, cumulative.uid("cumulative").select("auction", "a", "b"), slots)
+
+
+class _Slots(KeyedProcessFunction):
+    output_schema = {"auction": "int64", "a": "int64", "b": "int64"}
+    input_columns = ("price",)
+    prices = MapState("prices", int, int, ttl="1h")
+
+    def process(self, row: dict[str, Any], ctx: ProcessContext) -> None:
+        assert ctx.timestamp is not None
+        slot = ctx.timestamp // 3_000_000
+        self.prices[slot] = self.prices.get(slot, 0) + row["price"]
+        ctx.register_event_timer((slot + 1) * 3_000_000)
+
+    def on_timer(self, timestamp: int, ctx: ProcessContext) -> Any:
+        slot = timestamp // 3_000_000 - 1
+        yield {"auction": ctx.key, "a": slot, "b": self.prices.pop(slot)}
+
+
+JOBS: dict[str, BuildJob] = {
+    "hot-items": hot_items,
+    "two-inputs": two_inputs,
+    "transactional-sink": transactional_sink,
+    "calls": calls,
+    "keyed-state": keyed_state,
+}
