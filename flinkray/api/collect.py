@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flinkray.api.notebook import Drawing, shell, show_tables, table_html
 from flinkray.columns import CHANGE
 from flinkray.config import Checkpointing, HighAvailability, JobConfig, RestartStrategy
 from flinkray.errors import JobCancelledError, PlanError, WaitTimeoutError
@@ -40,14 +42,50 @@ def collect(environment: StreamEnvironment, node: LogicalNode, limit: int | None
         wait_for_rows(handle, uid, limit)
     else:
         wait_or_cancel(handle)
+    show_tables()
+    table = _answer(handle, uid, node)
+    return table if limit is None else table.slice(0, limit)
+
+
+def _answer(handle: JobHandle, uid: str, node: LogicalNode) -> pa.Table:
+    """The rows that are there by now; of a changelog those that still hold."""
     table = handle.results(uid)
     if table.num_columns == 0 and node.rows.schema is not None:
         table = written_schema(node.rows).empty_table()
     if node.rows.change_key is not None:
-        table = final_rows(table, node.rows.change_key)
-    elif node.rows.retracts:
-        table = remaining_rows(table)
-    return table if limit is None else table.slice(0, limit)
+        return final_rows(table, node.rows.change_key)
+    return remaining_rows(table) if node.rows.retracts else table
+
+
+def live(environment: StreamEnvironment, node: LogicalNode, seconds: float | None, refresh_s: float, rows: int) -> pa.Table:
+    """See `DataStream.live`."""
+    from flinkray.api.stream import COLLECT_MAX_BYTES
+    from flinkray.runtime.submit import submit
+
+    graph, uid = collect_graph(environment, node, None, COLLECT_MAX_BYTES)
+    handle = submit(graph, collect_config(environment.config, endless=True))
+    drawing = Drawing() if shell() is not None else None
+    deadline = None if seconds is None else time.monotonic() + seconds
+    try:
+        while deadline is None or time.monotonic() < deadline:
+            with suppress(WaitTimeoutError):
+                handle.wait(timeout=refresh_s)
+                break
+            if drawing is not None:
+                drawing.draw(table_html(_answer(handle, uid, node), rows))
+        else:
+            _end(handle)
+    except KeyboardInterrupt:
+        handle.cancel()
+        raise
+    show_tables()
+    return _answer(handle, uid, node)
+
+
+def _end(handle: JobHandle) -> None:
+    handle.cancel()
+    with suppress(JobCancelledError):
+        handle.wait()
 
 
 def collect_graph(environment: StreamEnvironment, node: LogicalNode, limit: int | None, max_bytes: int) -> tuple[JobGraph, str]:
@@ -88,9 +126,7 @@ def wait_for_rows(handle: JobHandle, uid: str, rows: int) -> None:
     except KeyboardInterrupt:
         handle.cancel()
         raise
-    handle.cancel()
-    with suppress(JobCancelledError):
-        handle.wait()
+    _end(handle)
 
 
 def free_uid(node: LogicalNode) -> str:

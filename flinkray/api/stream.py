@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import pyarrow as pa
 
 from flinkray.api.columns import OutputSchema, function_schema, listed_columns
-from flinkray.config import Duration
+from flinkray.config import Duration, duration_s
 from flinkray.connectors.base import Sink, Source
 from flinkray.errors import PlanError
 from flinkray.expressions import Expression, as_expression, col
@@ -342,6 +342,14 @@ class DataStream(_Step):
         from flinkray.api.collect import collect
 
         return collect(self._environment, self._node, limit, max_bytes)
+
+    def live(self, seconds: float | None = None, *, refresh: Duration = "500ms", rows: int = 20) -> pa.Table:
+        """Run what this stream needs, now and from the start, and show its first `rows` rows as they come: a table in a notebook, drawn again
+        every `refresh`. Ends with the input, or after so many `seconds`, and gives all rows that had come (of a running aggregate: the
+        last of each key). Interrupting it ends the job."""
+        from flinkray.api.collect import live
+
+        return live(self._environment, self._node, seconds, duration_s(refresh, "live: refresh"), rows)
 
     def explain(self) -> str:
         """How this stream would be computed: pushed down, chained, pre-aggregated, shuffled."""

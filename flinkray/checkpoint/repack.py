@@ -79,7 +79,9 @@ class _Packer:
         if self._open is not None and self._open.size_bytes >= OBJECT_BYTES:
             self.flush()
         if self._open is None:
-            self._open = ObjectBuilder(self._target.object_name(self._count), self._target.origin, self._target.data_key, self._target.compress)
+            self._open = ObjectBuilder(
+                self._target.object_name(self._count), self._target.origin, self._target.data_key, self._target.compress
+            )
             self._count += 1
         return self._open
 

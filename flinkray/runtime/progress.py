@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, TextIO
 
 from flinkray.api.job_handle import JobHandle, JobResult
+from flinkray.api.notebook import Drawing, progress_html, shell
 from flinkray.errors import JobCancelledError, WaitTimeoutError
 
 Style = Literal["live", "plain", "off"]
@@ -35,7 +36,7 @@ def style_from_environment() -> Style:
 def wait_with_progress(handle: JobHandle, style: Style | None = None) -> JobResult:
     """Wait for the end, showing how far the job is. An interrupt asks once (on a terminal), cancels, waits for the end, and goes on as
     an interrupt. Raises what `handle.wait` raises."""
-    view = View(handle, style_from_environment() if style is None else style)
+    view = NotebookView(handle) if style is None and shell() is not None else View(handle, style or style_from_environment())
     with _terminable():
         while True:
             try:
@@ -150,6 +151,10 @@ class View:
         self._stream.write(f"\r\x1b[2K{line}\n" if self._style == "live" else line + "\n")
         self._stream.flush()
 
+    @property
+    def figures(self) -> str:
+        return self._figures(self._handle.status(), time.monotonic())
+
     def _print_lines(self) -> None:
         lines = getattr(self._handle, "lines", None)
         for line in lines(self._heard) if lines is not None else ():
@@ -177,3 +182,17 @@ class View:
         if status.get("waiting_for"):
             parts.append(f"waiting for {status['waiting_for']}")
         return " | ".join(parts)
+
+
+class NotebookView(View):
+    """A bar and figures below the cell."""
+
+    def __init__(self, handle: JobHandle) -> None:
+        super().__init__(handle, "off")
+        self._drawing = Drawing()
+
+    def show(self) -> None:
+        self._drawing.draw(progress_html(self.figures, ended=False))
+
+    def finish(self) -> None:
+        self._drawing.draw(progress_html(self.figures, ended=True))

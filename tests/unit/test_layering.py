@@ -22,7 +22,17 @@ ALLOWED = {
     "exchange": BASE | {"graph"},
     "connectors": BASE | {"expressions", "graph", "state.bits", "state.jit"},
     "operators": BASE | {"expressions", "graph", "state", "connectors"},
-    "api": BASE | {"expressions", "graph", "connectors", "runtime.submit", "runtime.progress", "runtime.inspection", "runtime.state_writing", "checkpoint.state_reader"},
+    "api": BASE
+    | {
+        "expressions",
+        "graph",
+        "connectors",
+        "runtime.submit",
+        "runtime.progress",
+        "runtime.inspection",
+        "runtime.state_writing",
+        "checkpoint.state_reader",
+    },
 }
 """For each package, what it may import besides itself. `api` reaches the runtime inside functions only."""
 
