@@ -173,12 +173,16 @@ class HighAvailability:
     `standbys`: made once the job runs, never in the leader's zone or on its node where there is another. `lease`: after so long without a word
     of the leader a standby takes over; a killed one is noticed at once. `zones`: TaskManagers and JobManagers are spread over zones as far as
     there are any ("spread"), two zones at least must be there ("require"), or zones mean nothing ("ignore").
+
+    `degraded`: a TaskManager that falls far behind its peers is named in status and log ("report"), or also left for a spare, at a checkpoint and
+    without a row read again ("migrate").
     """
 
     standbys: int = 1
     lease: Duration = "2s"
     zone_label: str = "ray.io/availability-zone"
     zones: Literal["spread", "require", "ignore"] = "spread"
+    degraded: Literal["report", "migrate"] = "report"
 
     def __post_init__(self) -> None:
         if not 0 <= self.standbys <= MAX_STANDBYS:
@@ -187,6 +191,8 @@ class HighAvailability:
             raise ConfigError(f"HighAvailability.lease {self.lease}: half a second at least, or a busy machine deposes its leaders")
         if self.zones not in ("spread", "require", "ignore"):
             raise ConfigError(f"HighAvailability.zones {self.zones!r}: 'spread', 'require' or 'ignore'")
+        if self.degraded not in ("report", "migrate"):
+            raise ConfigError(f"HighAvailability.degraded {self.degraded!r}: 'report' or 'migrate'")
 
 
 @dataclass(frozen=True)

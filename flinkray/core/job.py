@@ -57,6 +57,7 @@ from flinkray.core.job_events import (
     WorkerStarted,
 )
 from flinkray.core.job_halts import on_rescale_requested, on_stop_requested
+from flinkray.core.job_migration import watch_degraded
 from flinkray.core.job_savepoints import (
     on_savepoint_named,
     on_savepoint_requested,
@@ -163,6 +164,7 @@ class JobCore(JobState):
         if self.status in (JobStatus.CREATED, JobStatus.RESTARTING):
             try_deploy(self, now, out)
         elif self.status is JobStatus.RUNNING:
+            watch_degraded(self, now, out)
             advance_checkpoints(self, now, out)
         if self.status is JobStatus.DEPLOYING:
             advance_deploying(self, now, out)
@@ -189,8 +191,11 @@ class JobCore(JobState):
         if self.status not in (JobStatus.DEPLOYING, JobStatus.RUNNING):
             return
         slot, body = worker.slot, report.body
+        if self.status is JobStatus.RUNNING:
+            self.watch.heard(report.instance, now)
         if isinstance(body, Stats):
             self.stats[slot] = body
+            self.watch.worked(report.instance, body.work, now)
             self.note_first_row(body.first_row_at_us)
         elif isinstance(body, Ready):
             on_ready(self, report.instance, slot, body, now, out)

@@ -14,7 +14,7 @@ from flinkray.core.job_attempts import attempt_failed, on_task_failed
 from flinkray.core.job_checkpoints import content_of, notify
 from flinkray.core.job_endings import CANCEL, begin_cancelling, end, fail, record_cancelled
 from flinkray.core.job_events import Adopted, AttachWorker, Deliver, JobCommand, JobStatus, Say, TakeOver, WriteManifest
-from flinkray.core.job_halts import fail_undecided, go_on_halting, rescale
+from flinkray.core.job_halts import carry_on, fail_undecided, go_on_halting
 from flinkray.core.job_requests import take_over_requests
 from flinkray.core.job_savepoints import name_again
 from flinkray.core.job_state import Adoption, JobState
@@ -226,8 +226,8 @@ def _recover(job: JobState, adoption: Adoption, current: dict[int, HelloReply], 
         fail_undecided(job, "its JobManager was lost", out)
         job.move(JobStatus.RESTARTING)
         job.restart_at = now
-    if job.halt is not None and job.halt.what == "rescale" and job.halted_for_good and not job.status.terminal:
-        rescale(job, now, out)
+    if job.halted_for_good and not job.status.terminal:
+        carry_on(job, now, out)
 
 
 def _acknowledgements(adoption: Adoption, current: dict[int, HelloReply]) -> dict[int, dict[int, Acknowledged]]:

@@ -127,7 +127,7 @@ def try_deploy(job: JobState, now: float, out: list[JobCommand]) -> None:
     job.waiting_for = _obstacle(job, now)
     if job.waiting_for:
         return
-    assigned = job.workers.assign()
+    assigned = job.workers.assign(frozenset(job.left_nodes))
     if assigned is None:
         raise ProtocolError("workers vanished between the check and the assignment")
     job.attempt = job.highest_attempt = max(job.attempt, job.highest_attempt) + 1
@@ -180,6 +180,7 @@ def _reset_attempt(job: JobState, restored: CheckpointContent | None) -> None:
         known.clear()
     job.final = job.checkpoints.latest if stopped(job) else None
     job.base_counters = restored.counters if restored else Counters()
+    job.watch.begin()
     job.checkpoints.restored(restored.checkpoint if restored else None)
 
 

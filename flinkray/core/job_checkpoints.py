@@ -16,7 +16,17 @@ from flinkray.core.job_events import (
     WriteJournal,
     WriteManifest,
 )
-from flinkray.core.job_halts import begin_halt, halting, note_checkpoint, rescale, roll_back, stopped, undo_and_roll_back, undo_halt
+from flinkray.core.job_halts import (
+    begin_halt,
+    carry_on,
+    forget_lost_leaver,
+    halting,
+    note_checkpoint,
+    roll_back,
+    stopped,
+    undo_and_roll_back,
+    undo_halt,
+)
 from flinkray.core.job_savepoints import savepoint_waits, settled_checkpoint, write_savepoints
 from flinkray.core.job_state import JobState
 from flinkray.core.journal_records import CheckpointCompleted
@@ -33,8 +43,9 @@ def advance_checkpoints(job: JobState, now: float, out: list[JobCommand]) -> Non
     if job.final is not None or job.leadership_in_doubt or job.checkpoints.pending is not None:
         return
     all_ended = len(job.ended) == job.workers.slots
+    forget_lost_leaver(job, out)
     begin_halt(job, now, out)
-    if all_ended and job.halt is not None and job.halt.what == "rescale":
+    if all_ended and job.halt is not None and job.halt.what != "stop":
         undo_halt(job, "its inputs have ended", out)
     if all_ended and job.halt is not None and not job.halt.named:
         return  # what is to become the savepoint is the checkpoint after the end
@@ -124,8 +135,7 @@ def on_manifest(job: JobState, event: ManifestFate, now: float, out: list[JobCom
         del job.contents[old]
     job.passed_over = tuple(damaged for damaged in job.passed_over if damaged > min(job.contents))
     job.policy.on_progress()
-    if decides and job.halt is not None and job.halt.what == "rescale":
-        rescale(job, now, out)
+    if decides and carry_on(job, now, out):
         return
     if not live:
         return
@@ -160,7 +170,7 @@ def record_finished(job: JobState, out: list[JobCommand]) -> None:
     if job.final is None or job.recording or job.writing_savepoints or settled_checkpoint(job) < job.final:
         return
     if job.halt is not None and job.halt.checkpoint is None:  # asked for when the inputs had ended
-        if job.halt.what == "rescale":
+        if job.halt.what != "stop":
             undo_halt(job, "its inputs have ended", out)
         else:
             note_checkpoint(job, job.final, out)

@@ -1,8 +1,9 @@
-"""Stop and rescale: sources stand still at a checkpoint, and what was asked for follows from it. Pure.
+"""Stop, rescale and migration: sources stand still at a checkpoint, and what was asked for follows from it. Pure.
 
     asked for -> journaled -> savepoint's name taken -> Begun, sources halted (or drained to their end) -> its checkpoint is complete
         -> stop: everything up to it is committed, the savepoint is written, Ended(STOPPED)
         -> rescale: the next attempt, at the other parallelism, starts from it; not counted as a restart
+        -> migration: the next attempt, without a TaskManager that falls behind, likewise
 
 Before the checkpoint is complete any failure undoes the order: the job goes back to the checkpoint before (a drain, too: no window that it
 fired survives), runs on, and the request fails. After it nothing undoes it: a failure only makes the commits be repeated (rule 21).
@@ -16,6 +17,8 @@ from flinkray.core.job_savepoints import give_up_savepoint
 from flinkray.core.job_state import HaltOrder, JobState
 from flinkray.core.journal_records import Begun
 from flinkray.core.messages import Command, Drain, Stop
+
+_DONE = {"stop": "stopped", "rescale": "rescaled", "migrate": "migrated"}
 
 
 def on_stop_requested(job: JobState, event: StopRequested, out: list[JobCommand]) -> None:
@@ -51,7 +54,7 @@ def on_rescale_requested(job: JobState, event: RescaleRequested, out: list[JobCo
 
 def _refused(job: JobState, request: str, out: list[JobCommand]) -> bool:
     if job.halt is not None:
-        refuse(request, f"the job is being {'stopped' if job.halt.what == 'stop' else 'rescaled'} already; ask again after that", out)
+        refuse(request, f"the job is being {_DONE[job.halt.what]} already; ask again after that", out)
     elif job.recording or job.status is JobStatus.CANCELLING:
         refuse(request, f"the job is ending ({job.status.value})", out)
     elif not job.storage_open:
@@ -96,7 +99,7 @@ def undo_halt(job: JobState, reason: str, out: list[JobCommand]) -> bool:
     if halt is None:
         return False
     job.halt = None
-    error = f"the job was not {'stopped' if halt.what == 'stop' else 'rescaled'}, and runs on: {reason}"
+    error = f"the job was not {_DONE[halt.what]}, and runs on: {reason}"
     if halt.savepoint:
         give_up_savepoint(halt.request, halt.savepoint, error, out)
     answer(halt.request, error, out)
@@ -127,6 +130,39 @@ def rescale(job: JobState, now: float, out: list[JobCommand]) -> None:
     job.set_parallelism(halt.parallelism, out)
 
 
+def migrate(job: JobState, now: float, out: list[JobCommand]) -> None:
+    """Its checkpoint is complete: the next attempt runs without the TaskManager that falls behind."""
+    halt = job.halt
+    assert halt is not None
+    worker = job.workers.get(halt.leaves)
+    job.halt = None
+    if job.status is JobStatus.RUNNING:
+        roll_back(job, f"it goes on from checkpoint {halt.checkpoint} without {worker.name if worker else 'one that is lost'}", now, out)
+    if worker is not None:
+        job.left_nodes.add(worker.node_id)
+        job.lose(worker.instance, out)
+    job.migrations += 1
+    answer(halt.request, "", out)
+
+
+def carry_on(job: JobState, now: float, out: list[JobCommand]) -> bool:
+    """The checkpoint that decides is complete. False for a stop, which waits for more."""
+    if job.halt is None or job.halt.what == "stop":
+        return False
+    if job.halt.what == "rescale":
+        rescale(job, now, out)
+    else:
+        migrate(job, now, out)
+    return True
+
+
+def forget_lost_leaver(job: JobState, out: list[JobCommand]) -> None:
+    """The TaskManager to be left is gone by itself before anything was begun."""
+    halt = job.halt
+    if halt is not None and halt.what == "migrate" and not halt.begun and halt.leaves not in job.workers:
+        undo_halt(job, "it is gone by itself", out)
+
+
 def rescaled_without_room(job: JobState, reason: str, out: list[JobCommand]) -> bool:
     """There is no room for the TaskManagers that a rescale wants: back to where it was. False when that is not why they are wanted."""
     halt = job.halt
@@ -151,9 +187,9 @@ def go_on_halting(job: JobState, adopted: int | None, now: float, out: list[JobC
     halt = job.halt
     if halt is None or not halt.begun:
         return
-    if job.halted_for_good and halt.what == "rescale":
-        rescale(job, now, out)
-    elif job.halted_for_good:
+    if job.halted_for_good and carry_on(job, now, out):
+        return
+    if job.halted_for_good:
         job.final = halt.checkpoint
     elif halt.checkpoint is None:
         drain(job, now, out)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 from flinkray.core.job_events import JobCommand, Settle, WriteJournal
 from flinkray.core.job_state import HaltOrder, JobState, SavepointOrder
 from flinkray.core.journal_records import Answered, Requested
 from flinkray.core.journal_view import JournalView
 
-SAVEPOINT, STOP, RESCALE = "savepoint", "stop", "rescale"
+SAVEPOINT, STOP, RESCALE, MIGRATE = "savepoint", "stop", "rescale", "migrate"
 """What `Requested` records say."""
+
+
+_WHAT: dict[str, Literal["stop", "rescale", "migrate"]] = {STOP: "stop", RESCALE: "rescale", MIGRATE: "migrate"}
 
 
 def accept(job: JobState, request: str, what: str, detail: dict[str, Any], out: list[JobCommand]) -> None:
@@ -39,7 +42,7 @@ def take_over_requests(job: JobState, view: JournalView, out: list[JobCommand]) 
     for request in view.open_requests:
         if request.what == SAVEPOINT:
             job.savepoints[request.request] = SavepointOrder(_savepoint_name(request))
-        elif request.what in (STOP, RESCALE) and job.halt is None:
+        elif request.what in _WHAT and job.halt is None:
             job.halt = _halt_order(request, view)
 
 
@@ -48,11 +51,12 @@ def _halt_order(request: Requested, view: JournalView) -> HaltOrder:
     begun = [entry.checkpoint for entry in view.begun if entry.request == request.request]
     return HaltOrder(
         request.request,
-        "stop" if request.what == STOP else "rescale",
+        _WHAT[request.what],
         detail.get("savepoint", ""),
         detail.get("drain", False),
         detail.get("parallelism", 0),
         named=not detail.get("savepoint"),
+        leaves=detail.get("instance", ""),
         before=view.parallelism,
         begun=bool(begun),
         checkpoint=max(begun, default=0) or None,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from flinkray.core.channels import Channels
 from flinkray.core.checkpoints import CheckpointCoordinator, CheckpointPolicy
+from flinkray.core.degraded import DegradedPolicy, DegradedWatch
 from flinkray.core.failures import BUDGETS, FailurePolicy
 from flinkray.core.job_events import Adopted, CheckpointContent, JobCommand, JobStatus, KillWorker, WriteJournal
 from flinkray.core.journal_records import WorkerGone
@@ -51,6 +52,7 @@ class JobSettings:
     allow_repeated_output: bool = False
     restart_budgets: Mapping[str, int] = field(default_factory=dict)
     """Over `failures.BUDGETS`."""
+    degraded: DegradedPolicy = field(default_factory=DegradedPolicy)
     retained: int = 3
     """Complete checkpoints that storage keeps, and a restart may fall back to."""
 
@@ -83,10 +85,10 @@ class SavepointOrder:
 
 @dataclass
 class HaltOrder:
-    """Sources are to stand still at a checkpoint, for a stop or a rescale. One at a time."""
+    """Sources are to stand still at a checkpoint, for a stop, a rescale or a migration. One at a time."""
 
     request: str
-    what: Literal["stop", "rescale"]
+    what: Literal["stop", "rescale", "migrate"]
     savepoint: str = ""
     drain: bool = False
     parallelism: int = 0
@@ -96,6 +98,8 @@ class HaltOrder:
     """Sources stand still, or are being drained."""
     checkpoint: int | None = None
     """That decides it: once it is complete the order is carried out, whatever fails."""
+    leaves: str = ""
+    """The instance that a migration leaves."""
     before: int = 0
     """Parallelism to go back to where there is no room."""
     error: str = ""
@@ -138,6 +142,13 @@ class JobState:
         )
         self.outstanding = Outstanding()
         self.channels = Channels()
+        self.watch = DegradedWatch(self.settings.degraded)
+        self.degraded: dict[str, str] = {}
+        """Instances that fall behind their peers, and how."""
+        self.migrations = 0
+        self.migrate_after = 0.0
+        self.left_nodes: set[str] = set()
+        """Nodes of TaskManagers that were left: spares of others are taken first."""
         self.epoch = Epoch(0, 1, self.token)
         self.claim: int | None = None
         self.hash_seed = 0
@@ -222,6 +233,7 @@ class JobState:
         if worker is not None:
             self.outstanding.forget(instance)
             self.channels.forget(instance)
+            self.watch.forget(instance)
             out.append(WriteJournal(WorkerGone(instance)))
             if kill:
                 out.append(KillWorker(instance))

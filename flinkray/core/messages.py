@@ -234,6 +234,15 @@ class PeerLost:
 
 
 @dataclass(frozen=True)
+class Work:
+    """Of a task since its attempt began: the time that it was at work, and the rows that came to it (a source: that it read)."""
+
+    vertex: int
+    busy_s: float
+    rows: int
+
+
+@dataclass(frozen=True)
 class Stats:
     """Now and then: how far the slot is."""
 
@@ -243,6 +252,7 @@ class Stats:
     backlog_bytes: int = 0
     state_rows: int = 0
     state_bytes: int = 0
+    work: tuple[Work, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -104,12 +104,13 @@ class Workers:
     def greeting(self) -> list[Worker]:
         return [w for w in self if w.state is WorkerState.GREETING]
 
-    def assign(self) -> list[Worker] | None:
-        """One worker for each slot: survivors keep theirs, idle ones take what is free. None when there are too few."""
+    def assign(self, avoided: frozenset[str] = frozenset()) -> list[Worker] | None:
+        """One worker for each slot: survivors keep theirs, idle ones take what is free, those on `avoided` nodes last. None when there are too
+        few."""
         if self.usable() < self.slots:
             return None
         by_slot = {w.slot: w for w in self if w.state is WorkerState.ASSIGNED}
-        idle = [w for w in self if w.state is WorkerState.IDLE]
+        idle = sorted((w for w in self if w.state is WorkerState.IDLE), key=lambda w: w.node_id in avoided)
         for slot in range(self.slots):
             if slot not in by_slot:
                 worker = idle.pop(0)

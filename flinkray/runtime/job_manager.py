@@ -16,6 +16,7 @@ from flinkray.checkpoint.savepoint_format import check_savepoint_name
 from flinkray.checkpoint.savepoint_retention import Retention
 from flinkray.config import JobConfig, duration_s
 from flinkray.core.checkpoints import CheckpointPolicy
+from flinkray.core.degraded import DegradedPolicy
 from flinkray.core.gate import JournalGate
 from flinkray.core.job import JobCore, JobSettings
 from flinkray.core.job_events import (
@@ -63,6 +64,9 @@ from flinkray.runtime.status import status_document
 from flinkray.runtime.task_manager import JobBundle, Secrets
 
 TICK_S = 0.02
+
+POLL_S = 0.5
+"""A TaskManager that is well is heard that often at least."""
 FROZEN_S = 2.0
 """A loop that has not turned for so long says nothing about the silence of others."""
 
@@ -374,6 +378,9 @@ def job_settings(config: JobConfig) -> JobSettings:
         restart_maximum_s=duration_s(config.restart.maximum),
         restart_attempts=config.restart.attempts,
         restart_budgets=config.restart.budgets,
+        degraded=DegradedPolicy(
+            migrates=config.high_availability.degraded == "migrate", late_s=(duration_s(config.heartbeat_timeout) + POLL_S) / 2
+        ),
         allow_repeated_output=config.allow_repeated_output,
         retained=checkpointing.retained if checkpointing else 1,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from flinkray.checkpoint.base import ChunkRef
 from flinkray.columns import MAX_WATERMARK
-from flinkray.core.messages import Counters, Deploy, Stats
+from flinkray.core.messages import Counters, Deploy, Stats, Work
 from flinkray.exchange.base import Barrier, ChannelId, ChannelSpec, Endpoint, Exchange, InputChannel, OutputChannel
 from flinkray.graph.execution_graph import channels
 from flinkray.graph.job_graph import JobGraph
@@ -159,7 +159,10 @@ class Slot:
         """Every task once, consumers first."""
         turn = Turn()
         for task in self.tasks:
+            began_s = self._place.clock()
             progress = task.run_once()
+            if progress.worked:
+                task.busy_s += self._place.clock() - began_s
             turn.worked = turn.worked or progress.worked
             if progress.wait_s is not None and not progress.worked:
                 turn.wait_s = min(turn.wait_s, progress.wait_s or turn.wait_s)
@@ -224,6 +227,7 @@ class Slot:
             sum(task.backlog_bytes for task in self.tasks),
             sum(m.state_rows for m in metrics),
             sum(m.state_bytes for m in metrics),
+            tuple(Work(task.id.vertex, task.busy_s, task.rows) for task in self.tasks),
         )
 
     def operator_metrics(self) -> dict[str, OperatorMetrics]:

@@ -22,11 +22,12 @@ def status_document(
         "attempt": core.attempt,
         "restarts": core.restarts,
         "failures": dict(core.policy.failures),
+        "migrations": core.migrations,
         "stale_ms": 0,
         "waiting_for": core.waiting_for if not core.status.terminal and core.status.value != "RUNNING" else "",
         "leader": {"epoch": core.epoch.election, "claim": core.epoch.claim, **identity},
         "standbys": [],
-        "task_managers": [_task_manager(worker, core.graph) for worker in core.workers],
+        "task_managers": [_task_manager(worker, core) for worker in core.workers],
         "checkpoints": core.checkpoints.latest_status(now),
         "storage": storage if "trouble" in storage or not core.checkpoints.trouble else {**storage, "trouble": core.checkpoints.trouble},
         "records_in": counters.records_in,
@@ -44,9 +45,9 @@ def status_document(
     }
 
 
-def _task_manager(worker: Worker, graph: JobGraph) -> dict[str, Any]:
+def _task_manager(worker: Worker, core: JobCore) -> dict[str, Any]:
     active = worker.state is WorkerState.ASSIGNED
-    tasks = [f"{v.name}[{worker.slot}]" for v in graph.vertices if worker.slot is not None and worker.slot < v.parallelism]
+    tasks = [f"{v.name}[{worker.slot}]" for v in core.graph.vertices if worker.slot is not None and worker.slot < v.parallelism]
     return {
         "id": worker.name,
         "pid": worker.pid,
@@ -54,6 +55,7 @@ def _task_manager(worker: Worker, graph: JobGraph) -> dict[str, Any]:
         "zone": worker.zone,
         "role": "active" if active else "spare" if worker.state is WorkerState.IDLE else "starting",
         "tasks": tasks if active else [],
+        "degraded": core.degraded.get(worker.instance),
     }
 
 

@@ -54,6 +54,8 @@ class Task:
         self.id = task
         self.chain = chain
         self.ended = False
+        self.busy_s = 0.0
+        """At work since the beginning of the attempt, as its slot measures it."""
         self._ports = tuple(ports)
         self._next_port = 0
         self._alignment = Alignment([port.channel.id for port in self._ports])
@@ -105,6 +107,11 @@ class Task:
     @property
     def backlog_bytes(self) -> int:
         return sum(port.channel.queued_bytes for port in self._ports)
+
+    @property
+    def rows(self) -> int:
+        """That came to the head, or that it read."""
+        return self.chain.metrics[self.chain.vertex.operators[0].uid].rows_in
 
     @property
     def watermark_us(self) -> int:

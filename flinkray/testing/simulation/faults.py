@@ -53,6 +53,7 @@ class Faults:
     crash_standby: float = _fault("second", 0.2, "the standby JobManager dies")
     pause: float = _fault("second", 0.4, "a TaskManager stops for a while, and goes on as if nothing had been")
     pause_leader: float = _fault("second", 0.3, "the leading JobManager stops for a while, and goes on as if it still led")
+    degrade: float = _fault("second", 0.3, "a TaskManager is slow again and again until it is replaced, and heard late")
     slow: float = _fault("second", 0.4, "a process is slow for a while")
     clock_jump: float = _fault("second", 0.5, "a process's wall clock jumps")
     clock_skew: float = _fault("process", 0.3, "a process's clocks run apart")

@@ -68,7 +68,8 @@ class People:
 
     def on_settled(self, run: Run, command: Settle) -> None:
         asked = self._open.pop(command.request, None)
-        if asked is None:
+        if asked is None:  # of the job core itself
+            self._cluster.checkers.coverage[f"migration {'undone' if command.error else 'done'}"] += 1
             return
         what = type(asked[1]).__name__.removesuffix("Requested").lower()
         self._cluster.checkers.coverage[f"{what} {'failed' if command.error else 'done'}"] += 1

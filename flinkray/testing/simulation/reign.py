@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flinkray.checkpoint.base import ObjectStore
 from flinkray.checkpoint.key_providers import LocalKeyProvider
 from flinkray.checkpoint.keys import KeyProvider
 from flinkray.checkpoint.sealing import KEY_BYTES
+from flinkray.core.degraded import DegradedPolicy
 from flinkray.core.gate import JournalGate
 from flinkray.core.job import JobCore
 from flinkray.core.job_events import JobEvent
@@ -24,6 +26,9 @@ from flinkray.testing.simulation.world import Process
 
 if TYPE_CHECKING:
     from flinkray.testing.simulation.cluster import Cluster
+
+DEGRADED = DegradedPolicy(migrates=True, late_s=0.3, late_reports=1, pause_s=0.5)
+"""Simulated jobs are over in seconds."""
 
 KEY = LocalKeyProvider(b"simulated".ljust(KEY_BYTES), "the simulation's key")
 
@@ -60,7 +65,8 @@ class Reign:
     def __init__(
         self, process: Process, store: ObjectStore, cluster: Cluster, bundle: JobBundle, token: str, give: Callable[[JobEvent], None]
     ) -> None:
-        self.core = JobCore(bundle.graph, job_settings(bundle.config), token, transactional_uids(bundle.graph), bundle.graph_at)
+        settings = replace(job_settings(bundle.config), degraded=DEGRADED)
+        self.core = JobCore(bundle.graph, settings, token, transactional_uids(bundle.graph), bundle.graph_at)
         self.gate = JournalGate()
         self.storage = SimulatedStorage(bundle, token, cluster.world.seed, store, process)
         self.io = Lane(process)

@@ -13,6 +13,9 @@ from flinkray.testing.simulation.world import Process
 WANTED_CHECKPOINTS = 4
 LOOK_S = 0.2
 
+STUTTER_S = 0.4
+"""Of a degraded TaskManager: late, and not silent for so long that it counts as lost."""
+
 
 class Storm:
     """Schedules every fault that has times of its own. Lasts for `least_s`, and until something could be broken: `WANTED_CHECKPOINTS` are
@@ -32,6 +35,7 @@ class Storm:
             "crash_standby": self._crash_standby,
             "pause": self._pause,
             "pause_leader": self._pause_leader,
+            "degrade": self._degrade,
             "slow": self._slow,
             "clock_jump": self._clock_jump,
             "journal_back": self._journal_back,
@@ -163,6 +167,22 @@ class Storm:
 
         self._cluster.world.schedule(for_s, recover)
         return f"{process.name}, {factor:.0f} times, {for_s:.2f} s"
+
+    def _degrade(self, fault: Injected, rng: random.Random) -> str:
+        active = self._cluster.active()
+        if not active:
+            return ""
+        victim, every_s = rng.choice(active), rng.uniform(0.5, 1.0)
+
+        def stutter() -> None:
+            if victim.alive and self._cluster.injector.storm:
+                if not victim.paused:
+                    victim.pause()
+                    self._cluster.world.schedule(STUTTER_S, victim.resume)
+                self._cluster.world.schedule(every_s, stutter)
+
+        stutter()
+        return f"{victim.name}, {STUTTER_S} s every {every_s:.2f} s"
 
     def _clock_jump(self, fault: Injected, rng: random.Random) -> str:
         processes = self._processes()
