@@ -17,6 +17,7 @@ from flinkray.core.messages import StateRef
 from flinkray.errors import RestoreError, UsageError
 from flinkray.graph.state_layout import StateLayout
 from flinkray.ids import KeyGroupRange
+from flinkray.operators.process_views import is_process_state, process_table
 from flinkray.operators.restore import cut_to_key_groups
 from flinkray.operators.state_views import KINDS, SavedOperator, StateView, raw_table, view
 from flinkray.state.key_hash import hash_keys, key_groups
@@ -86,6 +87,10 @@ def read_state(saved: StateSource, operator: str, key: Any = None, state: str | 
                 f"operator {operator!r} has no state {state!r} in checkpoint {saved.manifest.checkpoint}; it has: {', '.join(names)}"
             )
         return raw_table(saved.chains(named))
+    if operator not in saved.manifest.layouts and is_process_state([ref.name for ref in _states_of(saved, operator)]):
+        if key is not None:
+            raise UsageError(f"key= finds keys of aggregates; filter the table of {operator!r} by its key columns")
+        return decoded(saved, operator).table
     wanted = None if key is None else _Key.of(_layout(saved, operator), operator, key)
     table = decoded(saved, operator, wanted.group(saved) if wanted else None).table
     return wanted.rows(table) if wanted else table
@@ -94,6 +99,9 @@ def read_state(saved: StateSource, operator: str, key: Any = None, state: str | 
 def decoded(saved: StateSource, operator: str, key_group: int | None = None) -> StateView:
     """Raises RestoreError for an unknown operator, or one whose state has no decoded form."""
     states, manifest = _states_of(saved, operator), saved.manifest
+    if operator not in manifest.layouts and is_process_state([state.name for state in states]):
+        named = {state.name: saved.chains([other for other in states if other.name == state.name]) for state in states}
+        return StateView(*process_table(operator, named, manifest.hash_seed))
     kind, layout = manifest.operators.get(operator, ""), _layout(saved, operator)
     chains: dict[str, list[tuple[int, tuple[pa.Table, ...]]]] = {}
     for state in states:
@@ -105,7 +113,10 @@ def decoded(saved: StateSource, operator: str, key_group: int | None = None) -> 
 
 
 def is_decodable(saved: StateSource, operator: str) -> bool:
-    return operator in saved.manifest.layouts and saved.manifest.operators.get(operator) in KINDS
+    """As a table, and by key in a diff."""
+    if operator not in saved.manifest.layouts:
+        return is_process_state([state.name for state in saved.manifest.states if state.uid == operator])
+    return saved.manifest.operators.get(operator) in KINDS
 
 
 def _states_of(saved: StateSource, operator: str) -> list[StateRef]:

@@ -71,9 +71,9 @@ def start(
         del os.environ["FLINKRAY_RUN_OPTIONS"]
 
 
-def running(job: str, folder: Path, checkpoints: int = 4, parallelism: int = 2) -> fr.JobHandle:
+def running(job: str, folder: Path, checkpoints: int = 4, parallelism: int = 2, rate: float = 15_000) -> fr.JobHandle:
     """Held, so that it is there for as long as the test wants it."""
-    handle = start(job, folder, parallelism, rate=15_000, held=True)
+    handle = start(job, folder, parallelism, rate=rate, held=True)
     until_checkpoints(handle, checkpoints)
     return handle
 
