@@ -16,6 +16,7 @@ from flinkray.runtime.ray.placement import (
     apart_from,
     for_first_job_manager,
     for_task_manager,
+    is_stranded,
     least_taken,
     shuffled,
 )
@@ -72,6 +73,23 @@ def test_when_no_raylet_answers_all_are_tried() -> None:
     with silent_listener() as silent:
         nodes = [Node("x", "a", silent)]
         assert answering(nodes, 0.05) == nodes
+
+
+class Actor:
+    _actor_id = bytes(16)
+
+
+@pytest.mark.parametrize("state", ["ALIVE", "RESTARTING"])
+def test_an_actor_is_stranded_when_ray_believes_that_it_lives_on_a_node_that_is_gone(monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as raylet, socket.create_server(("127.0.0.1", 0)) as dead:
+        nodes = [Node("dead", "a", dead.getsockname()), Node("up", "b", raylet.getsockname())]
+        dead.close()
+        monkeypatch.setattr(placement, "living_nodes", lambda zone_label: nodes)
+        found = {}
+        for node in (*nodes, Node("not listed", "")):
+            monkeypatch.setattr(placement.ray_state, "actors", lambda actor, at=node.node_id: {"State": state, "Address": {"NodeID": at}})
+            found[node.node_id] = is_stranded(Actor(), "label")
+    assert found == {"dead": state == "ALIVE", "up": False, "not listed": False}
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private import state as ray_state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from flinkray.config import HighAvailability
@@ -73,6 +74,11 @@ def least_taken(nodes: Sequence[Node], taken: Iterable[str], by_zone: bool) -> s
 def answering(nodes: Sequence[Node], timeout_s: float = PROBE_S) -> list[Node]:
     """Those whose raylet takes a connection: of a dead process it is refused, of a host that is gone or cut off nothing comes in time. All of
     them when none answers."""
+    up = _up(nodes, timeout_s)
+    return [node for node in nodes if node in up] or list(nodes)
+
+
+def _up(nodes: Sequence[Node], timeout_s: float) -> set[Node]:
     started = {}
     for node in nodes:
         probe = socket.socket(socket.AF_INET6 if ":" in node.raylet[0] else socket.AF_INET)
@@ -89,7 +95,15 @@ def answering(nodes: Sequence[Node], timeout_s: float = PROBE_S) -> list[Node]:
         up |= {started[probe] for probe in done if probe.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0}
     for probe in started:
         probe.close()
-    return [node for node in nodes if node in up] or list(nodes)
+    return up
+
+
+def is_stranded(actor: Any, zone_label: str) -> bool:
+    """Ray believes that the actor lives, on a node whose raylet does not answer."""
+    known = ray_state.actors(actor._actor_id.hex())
+    node_id = known.get("Address", {}).get("NodeID", "")
+    nodes = [node for node in living_nodes(zone_label) if node.node_id == node_id]
+    return known.get("State") == "ALIVE" and bool(nodes) and not _up(nodes, PROBE_S)
 
 
 def shuffled(nodes: Iterable[Node], job: str) -> list[Node]:

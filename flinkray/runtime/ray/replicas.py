@@ -12,7 +12,7 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from flinkray.config import HighAvailability
 from flinkray.runtime.ray.names import NAMESPACE, job_manager_name
-from flinkray.runtime.ray.placement import answering, apart_from, living_nodes
+from flinkray.runtime.ray.placement import answering, apart_from, is_stranded, living_nodes
 
 LOOK_S = 1.0
 ANSWER_S = 2.0
@@ -62,6 +62,8 @@ class Replicas:
             place = ray.get(actor.identity.options(concurrency_group="watch").remote(), timeout=ANSWER_S)
         except (GetTimeoutError, RayError):
             self._known.pop(number, None)  # restarting, or frozen; the next look tells
+            if is_stranded(actor, self._config.zone_label) and not self._over.is_set():
+                ray.kill(actor, no_restart=True)  # Ray would restart it only when it has noticed that its node is gone
             return
         if self._misplaced(place["node_id"]) and not self._over.is_set():
             ray.kill(actor, no_restart=True)
