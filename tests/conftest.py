@@ -7,6 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+"""The same examples in every run; others with HYPOTHESIS_PROFILE=explore."""
 
 KERNELS = os.environ.setdefault("NUMBA_CACHE_DIR", str(Path.home() / ".flinkray" / "kernels"))
 """Compiled once for all tests, and for the TaskManagers that they start."""

@@ -56,7 +56,7 @@ def max_by(value: Argument, by: Argument) -> AggregateCall:
 
 
 def collect_list(column: Argument) -> AggregateCall:
-    """All values, in the order in which they came."""
+    """All values, in the order in which they came (in sessions rows of one batch may be in order of time)."""
     return AggregateCall("collect_list", column)
 
 

@@ -42,7 +42,9 @@ def lower_windows(lowering: Lowering, node: GeneralWindowNode) -> Port:
     draft.parallelism = draft.parallelism if node.keys else 1
     typed_keys = [f"{name} {port.rows.schema.field(name).type}" for name in keys]
     columns = [f"{field.name} {field.type}" for field in port.rows.schema]
-    draft.state = [typed_keys, node.windows.describe(), [a.describe() for a in node.aggregates], columns]
+    keeps_rows = node.function is not None or node.windows.evictor is not None
+    kept_parts = ["rows"] if keeps_rows else [aggregate.describe() for aggregate in node.aggregates]
+    draft.state = [typed_keys, node.windows.window.describe(), kept_parts, columns]  # triggers may change
     what = described_aggregates(node) if node.function is None else f"calls {getattr(node.function, '__qualname__', node.function)!s}"
     draft.notes.insert(0, f"{what}, window {node.windows.describe()}")
     if node.late_tag is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import flinkray as fr
@@ -260,6 +260,7 @@ def _model_of_key(window: Any, rows: list[Row]) -> Iterable[tuple[Any, Any, list
                 yield start, end, inside
 
 
+@example(story=[("rows", [(None, 1, 2)]), ("rows", [(None, 3, 1), (None, 1, 1)])], window=DynamicSessionWindow("gap"), by_rows=False)
 @settings(max_examples=120, deadline=None)
 @given(story=STORY, window=st.sampled_from(WINDOWS), by_rows=st.booleans())
 def test_every_window_has_exactly_its_rows(story: list[Any], window: Any, by_rows: bool) -> None:
@@ -295,7 +296,10 @@ def test_every_window_has_exactly_its_rows(story: list[Any], window: Any, by_row
                 (driven,) = restore(make, [taken], 1)
     driven.end()
     gather()
-    assert found == model(window, rows)
+    expected = model(window, rows)
+    if isinstance(window, SessionWindow | DynamicSessionWindow):  # rows of one batch may have come into it as several sessions
+        found, expected = (Counter({(*place, tuple(sorted(ns))): n for (*place, ns), n in each.items()}) for each in (found, expected))
+    assert found == expected
 
 
 @settings(max_examples=60, deadline=None)
@@ -367,6 +371,21 @@ def test_they_run(rows: fr.DataStream) -> None:
     late = keyed.window(of.Cumulative(10 * us, 20 * us)).side_output_late("late").aggregate(rows=fr.agg.count())
     assert late.get_side_output("late").collect().num_rows == 0
     assert "window count 2" in keyed.window(of.Count(2)).aggregate(sum=fr.agg.sum("n")).explain()
+
+
+def test_a_trigger_and_a_time_to_live_may_change_between_a_checkpoint_and_its_restore(rows: fr.DataStream) -> None:
+    from flinkray.api.collect import collect_graph
+
+    def digests(stream: fr.DataStream) -> Any:
+        return collect_graph(stream._environment, stream._node, None, 1 << 20)[0].state_digests
+
+    windows = rows.key_by("key").window(fr.windows.Cumulative("1s", "2s"))
+    plain, early = (w.aggregate(n=fr.agg.count()).uid("w") for w in (windows, windows.trigger(fr.windows.Trigger(rows=5))))
+    assert digests(plain)["w"] == digests(early)["w"]
+    evicting = windows.evict(rows=5).aggregate(n=fr.agg.count()).uid("w")
+    assert digests(evicting)["w"] != digests(plain)["w"], "rows are kept instead of parts"
+    keyed = rows.key_by("key")
+    assert digests(keyed.join(keyed).uid("j"))["j"] == digests(keyed.join(keyed, ttl="1h").uid("j"))["j"]
 
 
 WRONG = {
