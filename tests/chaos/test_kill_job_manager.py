@@ -77,13 +77,14 @@ def test_a_leader_that_was_frozen_wakes_up_and_does_no_harm(tmp_path: Path) -> N
 
 
 def test_leader_and_standby_killed_together_come_back_and_nothing_is_restarted(tmp_path: Path) -> None:
-    job = start(tmp_path, "kill-both", rows=ROWS)
+    rows = ROWS + 600_000  # Ray takes its time to start both again
+    job = start(tmp_path, "kill-both", rows=rows)
     before = until(job, with_standby(1))
     os.kill(before["standbys"][0]["pid"], signal.SIGKILL)
     pid = signal_leader(before)
     status = until(job, led_by_another(pid))
     assert task_managers(status) == task_managers(before)
-    finish(job, tmp_path, restarts=0, rows=ROWS)
+    finish(job, tmp_path, restarts=0, rows=rows)
 
 
 def test_a_task_manager_killed_just_after_the_leader_is_one_restart(tmp_path: Path) -> None:

@@ -93,12 +93,13 @@ def finish(job: JobHandle, tmp_path: Path, restarts: int, rows: int = ROWS) -> J
 @pytest.mark.parametrize(("checkpoints", "pause_s", "index"), [(0, 0.3, 0), (1, 0.0, 1), (1, 0.4, 0), (2, 0.8, 1), (3, 0.2, 0)])
 def test_the_output_is_equal_when_a_task_manager_is_killed(tmp_path: Path, checkpoints: int, pause_s: float, index: int) -> None:
     log = str(tmp_path / "probe")
-    job = start(tmp_path, f"kill-{checkpoints}-{index}-{pause_s}", lambda inner: ProbeSink(inner, log, "window_start"))
+    rows = ROWS + checkpoints * 2 * RATE  # the input lasts two seconds longer for each checkpoint that is waited for
+    job = start(tmp_path, f"kill-{checkpoints}-{index}-{pause_s}", lambda inner: ProbeSink(inner, log, "window_start"), rows=rows)
     status = until(job, running(checkpoints))
     time.sleep(pause_s)
     killed_at = time.time()
     kill(status, "active", index)
-    finish(job, tmp_path, restarts=1)
+    finish(job, tmp_path, restarts=1, rows=rows)
     lines = read_probe(log)
     before = max((line["max"] for line in lines if line["at"] <= killed_at), default=-(2**63))
     new = next(line["at"] for line in lines if line["at"] > killed_at and line["max"] > before)

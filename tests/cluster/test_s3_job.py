@@ -44,7 +44,7 @@ ROWS = 30_000
 RATE = 15_000
 SLOW = 8_000
 TIMEOUT_S = 60.0
-SOON_S = 20.0
+SOON_S = 60.0
 
 Status = dict[str, Any]
 

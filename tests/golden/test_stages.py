@@ -74,7 +74,7 @@ def test_the_answer_is_duckdbs(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 1)])
 def test_restored_at_another_parallelism_it_goes_on_where_it_was(name: str, before: int, after: int, tmp_path: Path) -> None:
-    job = start(name, tmp_path, before, "20ms", rate=ROWS / 2)
+    job = start(name, tmp_path, before, "20ms", rate=ROWS / 30)
     deadline = time.monotonic() + TIMEOUT_S
     while job.status()["checkpoints"]["completed"] < 8:
         assert time.monotonic() < deadline
