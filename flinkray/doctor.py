@@ -27,6 +27,7 @@ def doctor() -> int:
     width = max(len(name) for _, name, _ in findings)
     for verdict, name, text in findings:
         print(f"{verdict:6} {name:{width}}  {text}")
+    _cluster()
     broken = sum(verdict == "broken" for verdict, _, _ in findings)
     print(f"\n{broken} broken, {sum(verdict == 'note' for verdict, _, _ in findings)} notes")
     return 1 if broken else 0
@@ -38,7 +39,10 @@ def examine() -> Iterator[Finding]:
         yield _package(package)
     yield _folder("home", flinkray_home())
     yield _kernels()
-    yield _checked("storage", _storage)
+    try:
+        yield _storage()
+    except (FlinkrayError, OSError) as error:
+        yield "broken", "storage", str(error)
     yield _checked("exchange", _exchange)
     yield _space("disk", flinkray_home(), LOW_DISK_BYTES)
     if os.path.isdir("/dev/shm"):
@@ -77,12 +81,14 @@ def _checked(name: str, check: Callable[[], str]) -> Finding:
         return "broken", name, str(error)
 
 
-def _storage() -> str:
+def _storage() -> Finding:
     from flinkray.checkpoint.store import check_reachable, open_store
 
     store = open_store(default_storage(), ".doctor")
     check_reachable(store)
-    return f"{store.uri} takes conditional creates" if store.conditional_create else f"{store.uri} does not take conditional creates"
+    if store.conditional_create:
+        return "ok", "storage", f"{store.uri} creates if absent: two clusters cannot both write a job's checkpoints"
+    return "note", "storage", f"{store.uri} cannot create if absent: another cluster that runs the same job cannot be kept out"
 
 
 def _exchange() -> str:
@@ -97,10 +103,31 @@ def _space(name: str, path: str, low_bytes: int) -> Finding:
 
 
 def _survival() -> Iterator[Finding]:
-    """What the default set-up on one machine survives, in plain words."""
-    yield "ok", "a TaskManager's death", "a warm spare takes over from the latest checkpoint"
-    yield "note", "the JobManager's death", "the job ends; started again it goes on from its latest checkpoint (a standby is not there yet)"
-    yield "note", "this host's death", "checkpoints on file:// are lost with the disk; use Checkpointing(storage='s3://...')"
+    """What is lost with this host whatever the cluster is."""
+    if not default_storage().startswith("s3://"):
+        yield (
+            "note",
+            "this host's death",
+            f"checkpoints on {default_storage()} are lost with its disk; use Checkpointing(storage='s3://...')",
+        )
     key = os.path.join(flinkray_home(), "key")
     if os.path.exists(key) and not os.environ.get("FLINKRAY_KEY"):
         yield "note", "the key", f"checkpoints are sealed with {key}, which exists on this host only: keep a copy"
+
+
+def _cluster() -> None:
+    """The table of what the cluster at RAY_ADDRESS survives. Raises ResourceError when it does not answer."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    if not address or address == "local":
+        print(
+            "\nno cluster: RAY_ADDRESS is not set; a job that starts its own Ray survives its TaskManagers and its leader, and ends with this host"
+        )
+        return
+    from flinkray.runtime.ray.survey import survey
+    from flinkray.survival import survival
+
+    rows = list(survival(survey()))
+    width = max(len(what) for _, what, _ in rows)
+    print(f"\nthe cluster at {address}; would it survive the loss of ...")
+    for verdict, what, why in rows:
+        print(f"{verdict:9} {what:{width}}  {why}")
