@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 import flinkray as fr
+from flinkray.checkpoint import kms_provider
 from flinkray.checkpoint.key_providers import generate_key_file, resolve_provider
 from flinkray.checkpoint.keys import DataKey, DataKeyLostError
 from flinkray.cli import run
@@ -168,6 +169,7 @@ def test_a_job_sealed_by_kms_is_read_with_it_and_with_nothing_else(
         read(tmp_path, kms_key)
 
 
+@pytest.mark.slow
 def test_from_a_file_to_kms_and_back(kms_key: fr.AwsKms, kms: tuple[str, object], sealed: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", kms[0])
     state = read(sealed, fr.KeyFile(str(sealed / "old.key")))
@@ -177,7 +179,8 @@ def test_from_a_file_to_kms_and_back(kms_key: fr.AwsKms, kms: tuple[str, object]
     assert read(sealed, fr.KeyFile(str(sealed / "new.key"))).equals(state)
 
 
-def test_kms_binds_a_wrapping_to_its_data_key_and_says_what_is_wrong(kms_key: fr.AwsKms) -> None:
+def test_kms_binds_a_wrapping_to_its_data_key_and_says_what_is_wrong(kms_key: fr.AwsKms, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kms_provider, "_TRIES", 1)
     provider = resolve_provider(kms_key, "s3://bucket")
     data_key = DataKey("c1-ab", bytes(range(32)))
     wrapped = provider.wrap(data_key)

@@ -118,7 +118,7 @@ def reader(folder: Path, name: str = APP) -> StateReader:
 
 
 @pytest.mark.parametrize("job", JOBS)
-@pytest.mark.parametrize("parallelism", [1, 3, 4])
+@pytest.mark.parametrize("parallelism", [1, 3, pytest.param(4, marks=pytest.mark.slow)])
 def test_cancelled_after_a_savepoint_it_goes_on_from_there_at_another_parallelism(job: str, parallelism: int, tmp_path: Path) -> None:
     handle = running(job, tmp_path)
     made = handle.savepoint("here", timeout=TIMEOUT_S)

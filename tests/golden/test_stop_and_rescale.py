@@ -18,6 +18,10 @@ FAST = 80_000
 """Rows a second, where the test waits for all that the source may give."""
 
 
+def slow(*values: object) -> object:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def until_held(handle: fr.JobHandle) -> None:
     """It has read all that it may."""
     deadline = time.monotonic() + TIMEOUT_S
@@ -26,7 +30,7 @@ def until_held(handle: fr.JobHandle) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(("job", "parallelism"), [("hot items", 3), ("sessions", 1), ("sessions", 4), ("running totals", 3)])
+@pytest.mark.parametrize(("job", "parallelism"), [slow("hot items", 3), slow("sessions", 1), ("sessions", 4), ("running totals", 3)])
 def test_stopped_with_a_savepoint_it_goes_on_from_there_at_another_parallelism(job: str, parallelism: int, tmp_path: Path) -> None:
     handle = running(job, tmp_path, rate=FAST)
     until_held(handle)
@@ -50,7 +54,7 @@ def test_stopped_without_a_savepoint_the_next_run_goes_on_from_its_last_checkpoi
         handle.stop(timeout=TIMEOUT_S)
 
 
-@pytest.mark.parametrize("job", ["hot items", "sessions", "running totals"])
+@pytest.mark.parametrize("job", ["hot items", slow("sessions"), slow("running totals")])
 def test_drained_it_has_shown_everything_of_the_rows_that_it_read(job: str, tmp_path: Path) -> None:
     handle = running(job, tmp_path, parallelism=1, rate=FAST)
     until_held(handle)
@@ -61,7 +65,7 @@ def test_drained_it_has_shown_everything_of_the_rows_that_it_read(job: str, tmp_
     assert reader(tmp_path).savepoints.describe("drained").state is SavepointState.READY
 
 
-@pytest.mark.parametrize("job", ["hot items", "sessions"])
+@pytest.mark.parametrize("job", ["hot items", slow("sessions")])
 def test_what_is_restored_from_a_drained_savepoint_counts_new_rows_in_new_windows(job: str, tmp_path: Path) -> None:
     handle = running(job, tmp_path, parallelism=1, rate=FAST)
     until_held(handle)
@@ -73,7 +77,7 @@ def test_what_is_restored_from_a_drained_savepoint_counts_new_rows_in_new_window
 
 
 def test_a_name_that_is_taken_is_refused_and_the_job_runs_on(tmp_path: Path) -> None:
-    handle = running("running totals", tmp_path)
+    handle = running("running totals", tmp_path, rate=FAST)
     handle.savepoint("there", TIMEOUT_S)
     with pytest.raises(fr.UsageError, match="exists already"):
         handle.stop(savepoint="there", timeout=TIMEOUT_S)
@@ -84,7 +88,7 @@ def test_a_name_that_is_taken_is_refused_and_the_job_runs_on(tmp_path: Path) -> 
     check("running totals", tmp_path / "out")
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", [slow("hot items"), "sessions", slow("running totals")])
 def test_rescaled_up_and_down_while_it_runs_nothing_is_lost_or_repeated(job: str, tmp_path: Path) -> None:
     handle = running(job, tmp_path)
     for parallelism in (4, 1):
