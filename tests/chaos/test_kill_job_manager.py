@@ -9,15 +9,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
+import flinkray as fr
 from flinkray.api.job_handle import JobHandle
+from flinkray.connectors.nexmark import nexmark_table
 from flinkray.testing.sentinels import ProbeSink, read_probe
-from tests.chaos.test_kill_task_manager import finish, kill, running, start, until
+from tests.chaos.test_kill_task_manager import TIMEOUT_S, finish, kill, running, start, until
+from tests.golden.oracle import same
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
 
 ROWS = 1_400_000
+FILES, FILE_ROWS = 30, 2_000
 
 
 def with_standby(checkpoints: int) -> Any:
@@ -112,3 +117,34 @@ def test_a_standby_that_is_killed_is_made_again(tmp_path: Path) -> None:
     os.kill(pid, signal.SIGKILL)
     until(job, lambda s: [standby["pid"] for standby in s["standbys"]] not in ([], [pid]))
     finish(job, tmp_path, restarts=0, rows=ROWS)
+
+
+@pytest.mark.slow
+def test_the_leader_killed_while_a_watched_directory_receives_files(tmp_path: Path) -> None:
+    """Which files have been seen is the state of a task: a new leader has nothing to find again."""
+    bids = nexmark_table("bid", FILES * FILE_ROWS, 0).select(["auction", "price", "date_time"])
+    inbox = tmp_path / "in"
+    inbox.mkdir()
+
+    def put(number: int) -> None:
+        hidden = tmp_path / f"{number}.parquet"
+        pq.write_table(bids.slice(number * FILE_ROWS, FILE_ROWS), hidden)
+        hidden.rename(inbox / hidden.name)
+
+    put(0)
+    checkpointing = fr.Checkpointing(interval="500ms", min_pause="100ms", storage=f"file://{tmp_path}/checkpoints")
+    env = fr.StreamEnvironment("kill-leader-watching", parallelism=2, checkpointing=checkpointing)
+    env.from_source(fr.sources.Parquet(str(inbox), watch="100ms"), uid="files").sink_to(fr.sinks.Parquet(str(tmp_path / "out")), uid="out")
+    job = env.execute_async()
+    before = until(job, with_standby(1))
+    for number in range(1, FILES):
+        put(number)
+        if number in (FILES // 3, 2 * FILES // 3):
+            pid = signal_leader(until(job, with_standby(1)))
+        elif number in (FILES // 3 + 1, 2 * FILES // 3 + 1):  # the file before came while nobody led
+            until(job, led_by_another(pid))
+    status = until(job, lambda s: s["records_in"] == FILES * FILE_ROWS)
+    assert (status["attempt"], status["restarts"], status["leader"]["epoch"]) == (before["attempt"], 0, 3)
+    assert task_managers(status) == task_managers(before)
+    assert job.stop(timeout=TIMEOUT_S).records_in == FILES * FILE_ROWS
+    same(pq.read_table(tmp_path / "out").select(bids.column_names), bids)
