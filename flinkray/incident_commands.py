@@ -83,6 +83,7 @@ def describe(incident: Incident, name: str) -> str:
 
 def run_again(incident: Incident) -> Exception | None:
     """What it raises now; None: nothing."""
+    from flinkray.operators.base import SteppingOperator
     from flinkray.operators.in_flight_operator import InFlightOperator
     from flinkray.operators.registry import build
     from flinkray.operators.restore import restored_states
@@ -108,9 +109,11 @@ def run_again(incident: Incident) -> Exception | None:
             operator.process(incident.batch, incident.input_index, harness)
         elif incident.watermark_us is not None:
             harness.watermark(incident.watermark_us)
-        while isinstance(operator, InFlightOperator) and not operator.drained:
-            operator.on_end(harness)
-            harness.advance().calls.answer()
+        while isinstance(operator, SteppingOperator) and not operator.drained:
+            harness.advance()
+            if isinstance(operator, InFlightOperator):
+                operator.on_end(harness)
+                harness.calls.answer()
     except Exception as error:  # noqa: BLE001 - whatever user code raises is what is looked for
         return error
     finally:

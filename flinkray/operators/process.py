@@ -262,7 +262,11 @@ class ProcessOperator(SteppingOperator):
             times, slots = timers.pop(watermark_us)
             if not len(times):
                 break
-            self._fire(EVENT, times, slots, times, out, at_most=self._store.largest_us if watermark_us == MAX_WATERMARK else None)
+            try:
+                self._fire(EVENT, times, slots, times, out, at_most=self._store.largest_us if watermark_us == MAX_WATERMARK else None)
+            except Exception:
+                timers.register_many(times, slots)  # an incident holds them, and fires them again
+                raise
             due = timers.peek_us()
             if due is not None and due <= watermark_us and self.context.clock() >= until_s:
                 return False

@@ -336,26 +336,32 @@ class TaskManager:
             task = next((t.id for t in self._slot.tasks if uid in t.chain.metrics), TaskId(-1, subtask))
         message = str(error.args[0]) if isinstance(error, OperatorError) and error.args else f"{type(error).__name__}: {error}"
         object_name = error.object_name if isinstance(error, DamagedObjectError) else ""
-        if isinstance(error, OperatorError):
-            self._save_incident(error, uid)
-        self._observe(TaskFailed(task, uid, cause_of(error), message, portable(error), object_name))
+        self._running = False
+        save = self._saving_incident(error, uid) if isinstance(error, OperatorError) else None
+        failed = TaskFailed(task, uid, cause_of(error), message, portable(error), object_name)
+        if save is None:
+            self._observe(failed)
+            return
+        attempt = self.core.attempt
+        # Whoever hears of the failure finds the incident, unless storage refused it.
+        self._background.run(save, lambda answer: self._post(lambda: self._carry_out(self.core.step(Observed(attempt, failed)))))
 
-    def _save_incident(self, error: OperatorError, uid: str) -> None:
-        """What the operator was given when it raised, for `flinkray replay`; in the background, and as far as that can be done."""
+    def _saving_incident(self, error: OperatorError, uid: str) -> Callable[[], None] | None:
+        """Saves what the operator was given when it raised, for `flinkray replay`; None where that cannot be done. Runs in the background."""
         data_key = self._secrets.get(self.core.attempt, Secrets(b"")).data_key
         store, application = self._store, self._bundle.application
         if self._slot is None or store is None or data_key is None:
-            return
+            return None
         task = next((task for task in self._slot.tasks if task.chain.offence is not None and uid in task.chain.metrics), None)
         if task is None:
-            return
+            return None
         try:
             content = incident_of(application, task.chain, error, self.core.notified, self._clock()).to_bytes()
         except Exception:  # noqa: BLE001 - whatever user code's objects raise when they are pickled; the failure itself counts more
-            return
+            return None
         name = incident_name(self._slot.claim, uid, task.id.subtask)
         error.incident = f"{application}/{name}"
-        self._background.run(lambda: save_incident(store, data_key, application, name, content), lambda answer: None)
+        return lambda: save_incident(store, data_key, application, name, content)
 
     def _tell_stats(self) -> None:
         now = self._clock()

@@ -27,12 +27,30 @@ class Totals(fr.KeyedProcessFunction):
         yield {"user": ctx.key, "total": total}
 
 
+class Alarm(fr.KeyedProcessFunction):
+    """Fails when a timer fires."""
+
+    seen = fr.ValueState("seen", int)
+
+    def process(self, row: dict[str, Any], ctx: fr.ProcessContext) -> None:
+        self.seen.value = row["n"]
+        if ctx.key == 1:
+            ctx.register_event_timer(1_000)
+
+    def on_timer(self, timestamp: int, ctx: fr.ProcessContext) -> Any:
+        raise ValueError(f"user {ctx.key} had {self.seen.value} at {timestamp}")
+
+
 def steady(row: dict[str, Any]) -> dict[str, Any]:
     return {"n": 1 // (90 - row["n"])}
 
 
 STEPS: dict[str, tuple[Callable[[fr.DataStream], fr.DataStream], str]] = {
     "process": (lambda rows: rows.key_by("user").process(Totals(), uid="step"), "user 1 had 90"),
+    "timer": (
+        lambda rows: rows.assign_watermarks(fr.Watermarks.monotonous("n")).key_by("user").process(Alarm(), {"user": "int64"}, uid="step"),
+        "had 10 at 1000",
+    ),
     "map": (lambda rows: rows.map(steady, {"n": "int64"}, uid="step"), "modulo by zero"),
     "stage": (
         lambda rows: rows.map_batches(
