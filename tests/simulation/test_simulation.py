@@ -53,7 +53,7 @@ def test_hot_items_at_parallelism_three() -> None:
 
 @pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
 def test_mixtures_of_all_faults(job: object) -> None:
-    for seed in range(5 if job is JOBS["keyed-state"] else 30):  # its many operators take as long
+    for seed in range(5 if job is JOBS["keyed-state"] else 20):  # its many operators take as long
         check(simulate(job, seed, Faults.swarm()))  # type: ignore[arg-type]
 
 

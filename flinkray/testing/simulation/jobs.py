@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from flinkray.api.expressions import coalesce, col, lit
 from flinkray.connectors.base import Split
 from flinkray.connectors.memory import MemorySource
 from flinkray.connectors.nexmark import NexmarkSource
-from flinkray.graph.process import KeyedProcessFunction, MapState, ProcessContext
+from flinkray.graph.process import KeyedProcessFunction, MapState, ProcessContext, ValueState
 from flinkray.testing.simulation.job import BuildJob
 
 if TYPE_CHECKING:
@@ -96,6 +97,60 @@ async def _asked(row: dict[str, Any]) -> dict[str, Any]:
     return {"auction": row["auction"], "price": row["price"] + 1}
 
 
+def window_join(env: StreamEnvironment) -> DataStream:
+    """Two inputs at different speeds, joined by key and window, both sides kept where they find no partner: rows of two sides in state, and
+    what a window answers depends on the slower one's time."""
+    from flinkray.api import windows
+    from flinkray.api.watermarks import Watermarks
+
+    lagging = Watermarks.bounded("date_time", "1s")
+    bids = env.from_source(_bids(0, ROWS, RATE), watermark=lagging, uid="bids").select("auction", "price", "date_time")
+    more = env.from_source(_bids(9, ROWS // 2, RATE / 3), watermark=lagging, uid="more").select("auction", "bidder", "date_time")
+    return bids.key_by("auction").window(windows.Tumbling("2s")).join(more.key_by("auction"), how="full").uid("joined")
+
+
+class Pauses(KeyedProcessFunction):
+    """Bids of an auction in order of event time, whatever the order in which they come, and when none came for 1.5 s: a timer for each
+    bid, and one that every later bid deletes and sets anew."""
+
+    output_schema = {"auction": "int64", "at": "int64", "price": "int64"}
+
+    waiting = MapState("waiting", "int64", "list[int64]")
+    """Prices by event time."""
+    quiet_at = ValueState("quiet_at", "int64")
+
+    def process(self, row: dict[str, Any], ctx: ProcessContext) -> None:
+        assert ctx.timestamp is not None
+        self.waiting[ctx.timestamp] = [*self.waiting.get(ctx.timestamp, []), row["price"]]
+        ctx.register_event_timer(ctx.timestamp)
+
+    def on_timer(self, timestamp: int, ctx: ProcessContext) -> Iterator[dict[str, Any]]:
+        if timestamp == self.quiet_at.value:
+            self.quiet_at.clear()
+            yield {"auction": ctx.key, "at": timestamp, "price": None}
+        prices = sorted(self.waiting.pop(timestamp, []))
+        for price in prices:
+            yield {"auction": ctx.key, "at": timestamp, "price": price}
+        if prices:
+            if self.quiet_at.value is not None:
+                ctx.delete_event_timer(self.quiet_at.value)
+            self.quiet_at.value = (
+                timestamp + 1_500_001
+            )  # never the time of a bid: a key has one timer for a time, and it is deleted for both
+            ctx.register_event_timer(self.quiet_at.value)
+
+
+def timers(env: StreamEnvironment) -> DataStream:
+    """A process function with state of two kinds and timers, some of which are deleted. What the end of the input flushes is left out: a timer
+    that is set there, beyond the last row, need not fire."""
+    from flinkray.api.watermarks import Watermarks
+
+    source = _bids(0, ROWS, RATE)
+    bids = env.from_source(source, watermark=Watermarks.bounded("date_time", "1s"), uid="bids")
+    last_us = pc.max(source.table["date_time"].cast(pa.int64())).as_py()
+    return bids.key_by("auction").process(Pauses(), uid="pauses").filter(col("at") < last_us - 3_000_000)
+
+
 def keyed_state(env: StreamEnvironment) -> DataStream:
     """Everything that keeps rows or objects by key, each with an answer that does not depend on the order of arrival: a regular and an as-of
     join, the first row of each key, cumulative windows, a process function with a timer for each slot of time."""
@@ -137,5 +192,7 @@ JOBS: dict[str, BuildJob] = {
     "two-inputs": two_inputs,
     "transactional-sink": transactional_sink,
     "calls": calls,
+    "window-join": window_join,
+    "timers": timers,
     "keyed-state": keyed_state,
 }
