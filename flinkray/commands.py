@@ -166,7 +166,9 @@ def _readable(document: dict[str, Any]) -> str:
         f" ({checkpoints['latest_duration_ms'] or 0} ms, {checkpoints['latest_bytes'] or 0:,} bytes)",
         f"  submitted {timing['submitted_at']}, running {timing['running_at'] or '-'}, finished {timing['finished_at'] or '-'}",
     ]
-    lines += [f"  {tm['id']} pid {tm['pid']} {tm['role']} {', '.join(tm['tasks'])}" for tm in document["task_managers"]]
+    for tm in document["task_managers"]:
+        degraded = f"  DEGRADED: {tm['degraded']}" if tm.get("degraded") else ""
+        lines.append(f"  {tm['id']} pid {tm['pid']} {tm['role']} {', '.join(tm['tasks'])}{degraded}")
     lines += [f"  waiting for {document['waiting_for']}"] if document.get("waiting_for") else []
     lines += [f"  error: {document['error']}"] if document.get("error") else []
     lines += [f"  as of {document['stale_ms'] / 1e3:.1f} s ago"] if document["stale_ms"] > FRESH_MS else []
