@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
 
 import flinkray as fr
@@ -82,6 +83,39 @@ def test_the_sinks_of_a_users_graph_are_replaced_and_compared() -> None:
     report = simulate(job, 2, Faults.only("crash"))
     check(report)
     assert set(report.rows) == {"first", "second"}
+
+
+def test_user_code_that_raises_is_survived() -> None:
+    report = simulate(JOBS["transactional-sink"], 1, Faults(user_error=0.1))
+    check(report)
+    assert {fault.kind for fault in report.injected} == {"user_error"}
+    assert report.recoveries
+
+
+def test_an_operator_that_fails_without_a_fault_in_user_code_is_told() -> None:
+    seen = 0
+
+    def third_reading(batch: pa.RecordBatch) -> pa.RecordBatch:
+        nonlocal seen
+        seen += batch.num_rows
+        if seen > 2 * 200:
+            raise IndexError("a defect")
+        return batch
+
+    def job(env: fr.StreamEnvironment) -> fr.DataStream:
+        source = fr.sources.Nexmark("bid", rows=200, rate=400)
+        return env.from_source(source, uid="bids").select("auction", "price").map_batches(third_reading, uid="map")
+
+    failing = next((r for r in (simulate(job, seed, Faults(crash=4.0)) for seed in range(5)) if not r.exactly_once), None)
+    assert failing is not None
+    assert failing.violations[0].startswith("an attempt fails for a reason: map: ")
+
+
+def test_a_cancelled_job_goes_on_where_it_was_when_it_is_started_again() -> None:
+    report = simulate(JOBS["transactional-sink"], 3, Faults(cancel=2.0))
+    check(report)
+    assert report.runs > 1
+    assert report.coverage["job CANCELLED"]
 
 
 PRINT_HASH = """
