@@ -49,7 +49,8 @@ def log_of(job: JobHandle) -> str:
 
 def test_no_task_notices_that_the_leader_is_killed_three_times(tmp_path: Path) -> None:
     probe = str(tmp_path / "probe")
-    job = start(tmp_path, "kill-leader", lambda inner: ProbeSink(inner, probe, "window_start"), rows=ROWS)
+    rows = ROWS + 1_000_000  # three times a new standby has to be there before the next kill
+    job = start(tmp_path, "kill-leader", lambda inner: ProbeSink(inner, probe, "window_start"), rows=rows)
     before = until(job, with_standby(1))
     for election in (2, 3, 4):
         status = until(job, with_standby(1))
@@ -60,7 +61,7 @@ def test_no_task_notices_that_the_leader_is_killed_three_times(tmp_path: Path) -
         assert status["leader"]["epoch"] == election
         assert status["attempt"] == before["attempt"]
         assert task_managers(status) == task_managers(before)
-    finish(job, tmp_path, restarts=0, rows=ROWS)
+    finish(job, tmp_path, restarts=0, rows=rows)
     times = [line["at"] for line in read_probe(probe)]
     print(f"the longest gap at the sink: {max(b - a for a, b in pairwise(times)):.3f} s")
 
@@ -81,6 +82,7 @@ def test_a_leader_that_was_frozen_wakes_up_and_does_no_harm(tmp_path: Path) -> N
     assert status["attempt"] == before["attempt"]
 
 
+@pytest.mark.slow
 def test_leader_and_standby_killed_together_come_back_and_nothing_is_restarted(tmp_path: Path) -> None:
     rows = ROWS + 600_000  # Ray takes its time to start both again
     job = start(tmp_path, "kill-both", rows=rows)
@@ -101,6 +103,7 @@ def test_a_task_manager_killed_just_after_the_leader_is_one_restart(tmp_path: Pa
     finish(job, tmp_path, restarts=1, rows=ROWS)
 
 
+@pytest.mark.slow
 def test_the_leader_killed_in_the_middle_of_a_recovery(tmp_path: Path) -> None:
     job = start(tmp_path, "kill-leader-in-recovery", rows=ROWS)
     status = until(job, with_standby(1))
@@ -110,6 +113,7 @@ def test_the_leader_killed_in_the_middle_of_a_recovery(tmp_path: Path) -> None:
     finish(job, tmp_path, restarts=1, rows=ROWS)
 
 
+@pytest.mark.slow
 def test_a_standby_that_is_killed_is_made_again(tmp_path: Path) -> None:
     job = start(tmp_path, "kill-standby", rows=ROWS)
     status = until(job, with_standby(1))

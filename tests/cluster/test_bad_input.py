@@ -211,7 +211,9 @@ def test_a_plain_script_ends_with_the_message(tmp_path: Path, files: Path) -> No
     for part in said_about_boom(script):
         assert part in end
     assert f'File "{ENGINE}/runtime/slot.py' not in answer.stderr, "where the engine raised it tells a user nothing"
-    assert answer.stderr.splitlines()[-1].startswith("ZeroDivisionError: ")
+    *_, error, again = answer.stderr.splitlines()
+    assert error.startswith("ZeroDivisionError: ")
+    assert again.startswith("run it again: flinkray replay boom/")
 
 
 def said_about_boom(script: str) -> list[str]:

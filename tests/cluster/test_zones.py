@@ -73,7 +73,8 @@ cluster.shutdown()
 """
 
 
-@pytest.mark.parametrize("victim", ["leader", pytest.param("worker", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["leader", "worker"])
 def test_a_job_over_three_zones_survives_the_loss_of_one(tmp_path: Path, victim: str) -> None:
     answer = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path), victim], env=environment(), capture_output=True, text=True, timeout=240, check=False

@@ -137,7 +137,7 @@ def test_functions_reach_the_operator_with_what_they_declare(env, bids):
 
     bids.map_batches(double, {"a": "int"}, batch_format="numpy", uid="double").sink_to(FakeSink())
     params = operator(env.job_graph(), "map_batches").params
-    assert params == {"function": double, "batch_format": "numpy", "output_schema": pa.schema([("a", pa.int64())])}
+    assert params == {"function": double, "batch_format": "numpy", "output_schema": pa.schema([("a", pa.int64())]), "on_error": "fail"}
 
 
 def test_event_time_survives_rows_functions_and_unions(bids):
