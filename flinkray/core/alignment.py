@@ -3,6 +3,10 @@
 A task with several input channels snapshots when the barrier of a checkpoint has come through all of them; a channel whose barrier
 has come is not read until then (exactly once). A barrier of a newer checkpoint ends the alignment of an older one (rule 12). Channels
 that have ended still carry barriers, since a task at its end stays until the final checkpoint (rule 17).
+
+Idle channels hold nobody back. Before a task becomes idle itself, because none of its channels counts any more, it advances to the
+largest watermark that came through any of them: its siblings get the same watermarks, so none of them takes those downstream to a time
+at which this task still holds rows back (Flink's StatusWatermarkValve does the same). Only the end of time is left out.
 """
 
 from __future__ import annotations
@@ -32,11 +36,16 @@ class BecomeIdle:
 
 
 @dataclass(frozen=True)
+class BecomeActive:
+    """An idle task has something to say again: tell downstream to wait for it, before its first row arrives there."""
+
+
+@dataclass(frozen=True)
 class AllEnded:
     """The last input has ended."""
 
 
-Action = TakeSnapshot | AdvanceWatermark | BecomeIdle | AllEnded
+Action = TakeSnapshot | AdvanceWatermark | BecomeIdle | BecomeActive | AllEnded
 
 
 class Alignment:
@@ -51,6 +60,8 @@ class Alignment:
         self._settled = 0
         """Barriers at or below this are old news: taken, or given up."""
         self._watermark = MIN_WATERMARK
+        self._highest = MIN_WATERMARK
+        """Of any channel; the end of time does not count."""
         self._is_idle = False
 
     @property
@@ -98,11 +109,14 @@ class Alignment:
         else:
             self._idle.discard(channel)
             self._watermarks[channel] = max(self._watermarks[channel], us)
+            if us != MAX_WATERMARK:
+                self._highest = max(self._highest, us)
         return self._progress()
 
-    def on_rows(self, channel: Hashable) -> None:
-        """Rows make an idle channel count again."""
+    def on_rows(self, channel: Hashable) -> list[Action]:
+        """Rows make an idle channel, and an idle task, count again."""
         self._idle.discard(channel)
+        return self._wake()
 
     def on_end(self, channel: Hashable) -> list[Action]:
         if channel in self._ended:
@@ -130,15 +144,28 @@ class Alignment:
     def _progress(self) -> list[Action]:
         counting = [us for channel, us in self._watermarks.items() if channel not in self._idle and channel not in self._ended]
         if not counting:
-            if self._is_idle or not self._idle:
-                return []
-            self._is_idle = True
-            return [BecomeIdle()]
-        self._is_idle = False
+            return self._become_idle()
         smallest = min(counting)
         if smallest == MAX_WATERMARK and self._idle:
-            return []  # the end of time leaves nobody out: what an idle task still holds comes with its own end, and would be late
-        if smallest <= self._watermark:
+            return (
+                self._wake()
+            )  # the end of time leaves nobody out: what an idle task still holds comes with its own end, and would be late
+        return [*self._wake(), *self._advance(smallest)]
+
+    def _become_idle(self) -> list[Action]:
+        if self._is_idle or not self._idle:
             return []
-        self._watermark = smallest
-        return [AdvanceWatermark(smallest)]
+        self._is_idle = True
+        return [*self._advance(self._highest), BecomeIdle()]
+
+    def _wake(self) -> list[Action]:
+        if not self._is_idle:
+            return []
+        self._is_idle = False
+        return [BecomeActive()]
+
+    def _advance(self, us: int) -> list[Action]:
+        if us <= self._watermark:
+            return []
+        self._watermark = us
+        return [AdvanceWatermark(us)]

@@ -191,6 +191,11 @@ class Chain:
         for writer in self.writers:
             writer.watermark(MIN_WATERMARK, idle=True)
 
+    def active(self) -> None:
+        """No longer idle: downstream waits for this task again, from the watermark it gave last."""
+        for writer in self.writers:
+            writer.watermark(MIN_WATERMARK)
+
     def end(self) -> None:
         """All inputs ended: a last watermark, then each operator's end, top to bottom, then the end on every edge."""
         with _blame(self):

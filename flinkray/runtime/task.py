@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from flinkray.columns import MAX_WATERMARK, MIN_WATERMARK
-from flinkray.core.alignment import AdvanceWatermark, Alignment, AllEnded, BecomeIdle, TakeSnapshot
+from flinkray.core.alignment import Action, AdvanceWatermark, Alignment, AllEnded, BecomeActive, BecomeIdle, TakeSnapshot
 from flinkray.core.messages import Counters
 from flinkray.exchange.base import Barrier, Batch, EndOfInput, InputChannel, Watermark
 from flinkray.exchange.coalesce import coalesce
@@ -142,7 +142,7 @@ class Task:
             return False
         progress.worked = True
         if isinstance(element, Batch):
-            self._alignment.on_rows(channel.id)
+            self._act(self._alignment.on_rows(channel.id), progress)
             self._idle_due = False
             self.chain.process(coalesce(channel, COALESCE_ROWS).data, port.input_index)
             return True
@@ -155,6 +155,10 @@ class Task:
         else:
             assert isinstance(element, EndOfInput)
             actions = self._alignment.on_end(channel.id)
+        self._act(actions, progress)
+        return True
+
+    def _act(self, actions: Sequence[Action], progress: Progress) -> None:
         for action in actions:
             if isinstance(action, TakeSnapshot):
                 assert self._barrier is not None
@@ -177,7 +181,9 @@ class Task:
                     self.chain.idle()
                 else:
                     self._idle_due = True
-        return True
+            elif isinstance(action, BecomeActive):
+                self._idle_due = False
+                self.chain.active()
 
     def _advance(self, head: SteppingOperator, progress: Progress) -> None:
         progress.worked = self.chain.advance()
@@ -214,6 +220,8 @@ class Task:
             self._watermark = us
             self.chain.watermark(us)
             self._idle = False
+        elif self._idle and not status.idle:
+            self.chain.active()
         if status.idle and not self._idle:
             self.chain.idle()
         self._idle = status.idle

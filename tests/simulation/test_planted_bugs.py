@@ -17,15 +17,15 @@ SEEDS = 500
 
 def caught(plant: Plant, seed: int) -> bool:
     with plant.planted():
-        return not simulate(JOBS[plant.job], seed, parse_faults(plant.faults)).exactly_once
+        return not simulate(JOBS[plant.job], seed, parse_faults(plant.faults), parallelism=plant.parallelism).exactly_once
 
 
 @pytest.mark.parametrize("plant", [plant for plant in PLANTS.values() if not plant.directed], ids=lambda plant: plant.name)
 def test_a_planted_bug_is_caught_and_the_same_seed_passes_without_it(plant: Plant) -> None:
-    simulate(JOBS[plant.job], plant.seed, parse_faults("none"))  # the answer to compare with, before the bug
+    simulate(JOBS[plant.job], plant.seed, parse_faults("none"), parallelism=plant.parallelism)  # the answer to compare with, before the bug
     seed = next((seed for seed in (plant.seed, *range(SEEDS)) if caught(plant, seed)), None)
     assert seed is not None, f"{SEEDS} seeds of {plant.faults} do not notice: {plant.doc}"
-    report = simulate(JOBS[plant.job], seed, parse_faults(plant.faults))
+    report = simulate(JOBS[plant.job], seed, parse_faults(plant.faults), parallelism=plant.parallelism)
     assert report.exactly_once, report.story()
 
 

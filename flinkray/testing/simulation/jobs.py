@@ -29,10 +29,12 @@ SPLITS = 8
 class SmallSplits(MemorySource):
     """Rows in memory, in eight splits however few they are: both readers have some, and begin new ones on the way."""
 
+    splits = SPLITS
+
     def _splits(self, event_time_column: str | None, parallelism: int) -> list[Split]:
         rows = self.table.num_rows
         splits = []
-        for start, stop in pairwise(rows * i // SPLITS for i in range(SPLITS + 1)):
+        for start, stop in pairwise(rows * i // self.splits for i in range(self.splits + 1)):
             first_us = None
             if event_time_column is not None:
                 first_us = pc.min(self.table.column(event_time_column).slice(start, stop - start).cast(pa.int64())).as_py()
@@ -40,14 +42,20 @@ class SmallSplits(MemorySource):
         return splits
 
 
+class OneSplit(SmallSplits):
+    """All rows for one reader: the others are idle until they end."""
+
+    splits = 1
+
+
 @cache
-def _bids(seed: int, rows: int, rate: float) -> SmallSplits:
+def _bids(seed: int, rows: int, rate: float | None, kind: type[SmallSplits] = SmallSplits) -> SmallSplits:
     """Bids 0.1 s apart."""
     reader = NexmarkSource("bid", rows=rows, seed=seed, interval="100ms")
     split = reader.enumerator(None, None, 1).discover()[0]
     batch = reader.open_split(split, None).read(rows)
     assert batch is not None
-    return SmallSplits(batch, rate=rate, max_skew=None)
+    return kind(batch, rate=rate, max_skew=None)
 
 
 def hot_items(env: StreamEnvironment) -> DataStream:
@@ -107,6 +115,19 @@ def window_join(env: StreamEnvironment) -> DataStream:
     bids = env.from_source(_bids(0, ROWS, RATE), watermark=lagging, uid="bids").select("auction", "price", "date_time")
     more = env.from_source(_bids(9, ROWS // 2, RATE / 3), watermark=lagging, uid="more").select("auction", "bidder", "date_time")
     return bids.key_by("auction").window(windows.Tumbling("2s")).join(more.key_by("auction"), how="full").uid("joined")
+
+
+def idle_readers(env: StreamEnvironment) -> DataStream:
+    """Each input has rows for one reader only, and they are joined by window and counted by window again: tasks that are idle for a moment
+    still hold windows, and none may come late."""
+    from flinkray.api import agg, windows
+    from flinkray.api.watermarks import Watermarks
+
+    lagging = Watermarks.bounded("date_time", "1s")
+    bids = env.from_source(_bids(0, 30, None, OneSplit), watermark=lagging, uid="bids").select("auction", "price", "date_time")
+    more = env.from_source(_bids(9, 12, None, OneSplit), watermark=lagging, uid="more").select("auction", "bidder", "date_time")
+    joined = bids.key_by("auction").window(windows.Tumbling("2s")).join(more.key_by("auction"), how="full").uid("joined")
+    return joined.key_by("auction").window(windows.Tumbling("2s")).aggregate(rows=agg.count(), total=agg.sum("price")).uid("counts")
 
 
 class Pauses(KeyedProcessFunction):
@@ -193,6 +214,7 @@ JOBS: dict[str, BuildJob] = {
     "transactional-sink": transactional_sink,
     "calls": calls,
     "window-join": window_join,
+    "idle-readers": idle_readers,
     "timers": timers,
     "keyed-state": keyed_state,
 }

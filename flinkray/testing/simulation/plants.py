@@ -21,7 +21,7 @@ from flinkray.checkpoint.retention import plan as plan_deletions
 from flinkray.columns import MIN_WATERMARK
 from flinkray.core import job as _job
 from flinkray.core import state_plan
-from flinkray.core.alignment import Action, Alignment, TakeSnapshot
+from flinkray.core.alignment import Action, Alignment, BecomeIdle, TakeSnapshot
 from flinkray.core.checkpoints import CheckpointCoordinator
 from flinkray.core.job import JobCore
 from flinkray.core.job_checkpoints import notify, on_acknowledged
@@ -56,6 +56,7 @@ class Plant:
     seed: int = 0
     """One that finds it, as of today; tried first."""
     directed: str = ""
+    parallelism: int = 2
 
     @contextmanager
     def planted(self) -> Iterator[None]:
@@ -123,6 +124,14 @@ def _old_instances_ack() -> Sequence[Patch]:
 
     right_report, right_acknowledge = JobCore._on_report, CheckpointCoordinator.acknowledge
     return [(JobCore, "_on_report", on_report), (CheckpointCoordinator, "acknowledge", acknowledge)]
+
+
+def _hasty_idle() -> Sequence[Patch]:
+    def become_idle(self: Alignment) -> list[Action]:
+        return [action for action in right(self) if isinstance(action, BecomeIdle)]
+
+    right = Alignment._become_idle
+    return [(Alignment, "_become_idle", become_idle)]
 
 
 # -- restore ----------------------------------------------------------------------------------------------------------
@@ -275,6 +284,7 @@ PLANTS: dict[str, Plant] = {
             _old_instances_ack,
             directed="test_an_old_instances_acknowledgement_is_not_counted",
         ),
+        Plant("hasty-idle", "a task becomes idle behind its siblings", _hasty_idle, "idle-readers", "frame_delay", seed=0, parallelism=3),
         Plant("deleted-chunk", "a sweep deletes what later deltas refer to", _deleted_chunk, seed=0),
         Plant(
             "skipped-key-groups",
