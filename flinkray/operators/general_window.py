@@ -229,8 +229,9 @@ class GeneralWindowOperator(Operator):
         np.maximum.at(end, group, high)
         slot[group] = slots
         alive = ~self._is_over(end)
-        for own, kept in self._cells.pairs(slot[~alive], self.context.batch_rows):  # it may belong to a session that is not over
-            late = np.flatnonzero(~alive)[own]
+        asked = np.flatnonzero(~alive)  # it may belong to a session that is not over
+        for own, kept in self._cells.pairs(slot[asked], self.context.batch_rows):
+            late = asked[own]
             touch = (begin[late] <= self._cells.word(HIGH, kept)) & (self._cells.word(LOW, kept) <= end[late])
             alive[late[touch]] = True
         return alive[group]

@@ -175,6 +175,15 @@ def test_a_late_row_that_touches_a_living_session_is_not_late() -> None:
     assert spans(driven.rows([row(5, 2)]).watermark(14)) == [(1, 15, [1, 2])]
 
 
+def test_late_rows_of_many_keys_touch_living_sessions() -> None:
+    """More of them than rows of a batch, so that sessions are looked through in several steps."""
+    keys = [f"k{n}" for n in range(8)]
+    driven = harness(SessionWindow(10)).rows([row(20, 1, key) for key in keys]).watermark(25)
+    driven.rows([row(15 if n % 2 else 5, 2, key) for n, key in enumerate(keys)])
+    assert sorted(spans(driven.end())) == sorted([(15, 30, [1, 2]), (20, 30, [1])] * 4)
+    assert driven.metrics.late_rows == 4
+
+
 # --- functions over rows
 
 
