@@ -26,7 +26,7 @@ from flinkray.graph.general_windows import (
     Windows,
 )
 from flinkray.graph.windows import SessionWindow, SlidingWindow, TumblingWindow
-from flinkray.operators import general_window
+from flinkray.operators import window_cells
 from flinkray.operators.general_window import GeneralWindowOperator
 from flinkray.testing.harness import OperatorHarness, restore
 
@@ -345,7 +345,7 @@ def test_the_last_early_answer_is_the_windows_answer(story: list[Any], window: A
 
 
 def test_parts_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(general_window, "_MANY", 8)
+    monkeypatch.setattr(window_cells, "_MANY", 8)
     driven = harness(GlobalWindow(), (SUM, LIST))
     for n in range(100):
         driven.rows([row(1, n), row(1, n, "b")])
