@@ -65,11 +65,11 @@ class CoProcessOperator(ProcessOperator):
             if input_index:
                 self._broadcast(batch, out)
             else:
-                self._work(batch, visible_batch(batch), self._function.process, out)
+                self._runner.rows(batch, visible_batch(batch), self._function.process, out)
         elif input_index:
-            self._work(self._as_left(batch), visible_batch(batch), self._function.process2, out)
+            self._runner.rows(self._as_left(batch), visible_batch(batch), self._function.process2, out)
         else:
-            self._work(batch, visible_batch(batch), self._function.process1, out)
+            self._runner.rows(batch, visible_batch(batch), self._function.process1, out)
 
     def _as_left(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The right rows' keys under the names and types of the left ones, and their event times."""

@@ -49,7 +49,8 @@ class ProcessStore:
         self.index = KeyIndex(kinds, context.hash_seed)
         self.history = DeltaHistory()
         self.watermark = self.largest_us = MIN_WATERMARK
-        self._context, self._keys, self._states, self._timers = context, tuple(keys), tuple(states), dict(timers)
+        self.keys, self.states = tuple(keys), tuple(states)
+        self._context, self._timers = context, dict(timers)
         self._used = np.zeros(0, np.bool_)
         self._kept_by_sweep = 0
 
@@ -57,19 +58,19 @@ class ProcessStore:
 
     def slots(self, batch: pa.RecordBatch) -> npt.NDArray[np.int32]:
         """The slots of a batch's keys, with room in every state."""
-        return self._slots_of(self.index.keys(batch, self._keys))
+        return self._slots_of(self.index.keys(batch, self.keys))
 
     def _slots_of(self, keys: Keys) -> npt.NDArray[np.int32]:
         slots = self.index.lookup_or_insert(keys)
         self._used = grown(self._used, self.index.high, 1 << 14)
         self._used[slots] = True
-        for state in self._states:
+        for state in self.states:
             state.cells.make_room(self.index.high)
         return slots
 
     def expire(self) -> None:
         """Values whose time to live is over give their memory back, some time after that."""
-        for state in self._states:
+        for state in self.states:
             cells = state.cells
             if cells.expiry is not None and cells.expiry.due():
                 cells.forget(cells.expiry.over(cells.live(self.index.high)), self.history.generation)
@@ -80,13 +81,13 @@ class ProcessStore:
             return
         high, oldest = self.index.high, self.history.oldest
         gone = self._used[:high].copy()
-        for state in self._states:
+        for state in self.states:
             gone &= ~state.cells.live(high) & (state.cells.stamps[:high] <= oldest)
         for timers in self._timers.values():
             gone[timers.snapshot()[1]] = False
         slots = np.flatnonzero(gone)
         self._used[slots] = False
-        for state in self._states:
+        for state in self.states:
             state.cells.stamps[slots] = 0
         self.index.remove(slots.astype(np.int32))
         self._kept_by_sweep = len(self.index)
@@ -95,21 +96,21 @@ class ProcessStore:
         metrics = self._context.metrics
         metrics.state_rows = len(self.index)
         timers = sum(timers.memory_bytes for timers in self._timers.values())
-        metrics.state_bytes = self.index.memory_bytes + timers + sum(state.cells.memory_bytes for state in self._states)
+        metrics.state_bytes = self.index.memory_bytes + timers + sum(state.cells.memory_bytes for state in self.states)
 
     # --- snapshot
 
     def snapshot(self, checkpoint_id: int, base_id: int | None) -> list[StateCapture]:
         history = self.history
         since = history.changed_since(base_id)
-        slots = [self._changed(state, since) for state in self._states]
-        count, live = sum(map(len, slots)), len(self.index) * len(self._states)
+        slots = [self._changed(state, since) for state in self.states]
+        count, live = sum(map(len, slots)), len(self.index) * len(self.states)
         if since is not None and base_id is not None and not history.worth_a_delta(base_id, count, live):
-            since, slots = None, [self._changed(state, None) for state in self._states]
+            since, slots = None, [self._changed(state, None) for state in self.states]
             count = sum(map(len, slots))
         full = since is None
         history.close(checkpoint_id, count, None if full else base_id)
-        captures: list[StateCapture] = [self._capture(state, at, full) for state, at in zip(self._states, slots, strict=True)]
+        captures: list[StateCapture] = [self._capture(state, at, full) for state, at in zip(self.states, slots, strict=True)]
         captures += [self._capture_timers(domain, timers) for domain, timers in self._timers.items()]
         clock = pa.table({"watermark": pa.array([self.watermark], pa.int64()), "largest": pa.array([self.largest_us], pa.int64())})
         return [*captures, ListCapture(CLOCK, clock), *self.backlog.captures()]
@@ -158,7 +159,7 @@ class ProcessStore:
         clocks = origin_tables(restored, CLOCK)
         self.watermark = begun_anew(min((table["watermark"][0].as_py() for table in clocks), default=MIN_WATERMARK))
         self.largest_us = max((table["largest"][0].as_py() for table in clocks), default=MIN_WATERMARK)
-        for state in self._states:
+        for state in self.states:
             for chain in by_name[STATE + state.name].chains if STATE + state.name in by_name else ():
                 for chunk in chain:
                     self._load(state, chunk)
@@ -183,7 +184,7 @@ class ProcessStore:
                 expiry.renew(slots)
 
     def _keys_of(self, batch: pa.RecordBatch) -> Keys:
-        return self.index.keys(batch, [f"_key{i}" for i in range(len(self._keys))])
+        return self.index.keys(batch, [f"_key{i}" for i in range(len(self.keys))])
 
     def _check(self, chunk: pa.Table, schema: pa.Schema, what: str) -> None:
         if not chunk.schema.equals(pa.schema([field for field in schema if field.name != USED])):

@@ -318,7 +318,7 @@ def test_keys_whose_state_was_cleared_are_forgotten_and_stay_cleared_in_deltas()
     taken = driven.snapshot(base + 1, base)
     assert taken.written.keys() >= {"timers:event", "clock"}
     again = restore(lambda: operator(Once()), [taken], 1)[0]
-    assert again.operator._store._states[0].cells.valid.sum() == 1  # type: ignore[attr-defined]
+    assert again.operator._store.states[0].cells.valid.sum() == 1  # type: ignore[attr-defined]
 
 
 class PerKey(fr.KeyedProcessFunction):
