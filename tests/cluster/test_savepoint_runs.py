@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,10 +19,10 @@ from flinkray.connectors.nexmark import nexmark_table
 from jobs.sessions import sessions
 from tests.golden import oracle
 from tests.held import Held
+from tests.running import TIMEOUT_S, cancel, until_checkpoints
 from tests.seaweed import BUCKET, SeaweedServer
 
 ROWS = 30_000
-TIMEOUT_S = 90.0
 APP = "kept"
 
 
@@ -43,9 +42,7 @@ def start(
 def save_and_cancel(job: fr.JobHandle) -> int:
     until_checkpoints(job, 2)
     made = job.savepoint("s", timeout=TIMEOUT_S)
-    job.cancel()
-    with pytest.raises(fr.JobCancelledError):
-        job.wait(TIMEOUT_S)
+    cancel(job)
     return int(made["checkpoint"])
 
 
@@ -53,13 +50,6 @@ def save_and_stop(job: fr.JobHandle) -> int:
     until_checkpoints(job, 2)
     assert job.stop("s", timeout=TIMEOUT_S).status == "STOPPED"
     return 1 << 62  # nothing is shown that is not in the savepoint's past
-
-
-def until_checkpoints(job: fr.JobHandle, completed: int) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while job.status()["checkpoints"]["completed"] < completed:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def check(folder: Path, savepoint_of: int) -> None:

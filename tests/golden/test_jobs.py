@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,10 +18,10 @@ from jobs.running_totals import running_totals
 from jobs.sessions import sessions
 from tests.golden import oracle
 from tests.held import Held
+from tests.running import TIMEOUT_S, cancel, until_checkpoints
 
 ROWS = 60_000
 WATERMARK = fr.Watermarks.bounded("date_time", "1s")
-TIMEOUT_S = 120.0
 
 Build = Callable[[fr.StreamEnvironment, Path, float | None], fr.DataStream]
 
@@ -74,13 +73,6 @@ def start(name: str, folder: Path, parallelism: int, interval: str | None, rate:
     return env.execute_async()
 
 
-def until_checkpoints(job: fr.JobHandle, completed: int) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while job.status()["checkpoints"]["completed"] < completed:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def check(name: str, folder: Path) -> None:
     expected = JOBS[name][1]()
     oracle.same(pq.read_table(folder / "out").select(expected.column_names), expected)
@@ -107,9 +99,7 @@ def test_checkpoints_do_not_change_the_answer(name: str, tmp_path: Path) -> None
 def test_restored_at_another_parallelism_it_goes_on_where_it_was(name: str, before: int, after: int, tmp_path: Path) -> None:
     job = start(name, tmp_path, before, "50ms", rate=30_000)
     until_checkpoints(job, 8)
-    job.cancel()
-    with pytest.raises(fr.JobCancelledError):
-        job.wait(TIMEOUT_S)
+    cancel(job)
     again = start(name, tmp_path, after, "50ms")
     result = again.wait(TIMEOUT_S)
     assert result.records_in == ROWS, "no row was read twice, none was left out"

@@ -3,7 +3,6 @@ at another parallelism."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,10 +22,10 @@ from jobs.enrichment import enriched
 from jobs.fraud import fraud
 from tests.golden import oracle
 from tests.held import Held
+from tests.running import TIMEOUT_S, cancel, until_checkpoints
 
 BIDS, AUCTIONS = 9_200, 600
 WATERMARK = fr.Watermarks.bounded("date_time", "1s")
-TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -204,13 +203,6 @@ def check(name: str, folder: Path) -> None:
     oracle.same(found.select(answer.column_names), answer)
 
 
-def until_checkpoints(job: fr.JobHandle, count: int) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while job.status()["checkpoints"]["completed"] < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_the_answer_is_duckdbs(name: str, tmp_path: Path) -> None:
     assert start(name, tmp_path, 2, None).wait(TIMEOUT_S).status == "FINISHED"
@@ -222,9 +214,7 @@ def test_checkpointed_and_restored_at_other_parallelisms_it_goes_on_where_it_was
     for parallelism in (2, 3):
         job = start(name, tmp_path, parallelism, "20ms", gate=True)
         until_checkpoints(job, 4 if parallelism == 2 else 2)
-        job.cancel()
-        with pytest.raises(fr.JobCancelledError):
-            job.wait(TIMEOUT_S)
+        cancel(job)
     result = start(name, tmp_path, 1, "20ms").wait(TIMEOUT_S)
     assert result.records_in in (BIDS, BIDS + AUCTIONS), "no row was read twice, none was left out"
     check(name, tmp_path)

@@ -16,12 +16,11 @@ import flinkray as fr
 from flinkray.connectors.base import Source
 from flinkray.connectors.nexmark import nexmark_table
 from tests.golden import oracle
-from tests.golden.test_jobs import until_checkpoints
 from tests.held import Held
+from tests.running import TIMEOUT_S, cancel, until_checkpoints
 
 BIDS, AUCTIONS = 46_000, 3_000
 WATERMARK = fr.Watermarks.bounded("date_time", "1s")
-TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -154,9 +153,7 @@ def test_checkpoints_do_not_change_the_answer(name: str, tmp_path: Path) -> None
 def test_restored_at_another_parallelism_it_goes_on_where_it_was(name: str, before: int, after: int, tmp_path: Path) -> None:
     job = start(name, tmp_path, before, "50ms", rate=30_000)
     until_checkpoints(job, 8)
-    job.cancel()
-    with pytest.raises(fr.JobCancelledError):
-        job.wait(TIMEOUT_S)
+    cancel(job)
     result = start(name, tmp_path, after, "50ms").wait(TIMEOUT_S)
     assert result.records_in == BIDS + AUCTIONS, "no row was read twice, none was left out"
     check(name, tmp_path)

@@ -15,8 +15,8 @@ from flinkray import col
 from flinkray.cli import run
 from flinkray.connectors.nexmark import nexmark_table
 from tests.golden import oracle
-from tests.golden.test_savepoints import TIMEOUT_S, until_checkpoints
 from tests.held import Held
+from tests.running import TIMEOUT_S, until_checkpoints
 
 ROWS = 30_000
 HELD = 20_000

@@ -11,7 +11,8 @@ import flinkray as fr
 from flinkray.checkpoint.key_providers import generate_key_file
 from flinkray.checkpoint.store import open_store
 from flinkray.cli import run
-from tests.golden.test_savepoints import APP, TIMEOUT_S, cancel, reader, running, storage, until_checkpoints
+from tests.golden.test_savepoints import APP, reader, running, storage
+from tests.running import TIMEOUT_S, cancel, until_checkpoints
 
 
 def flinkray(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

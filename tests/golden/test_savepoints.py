@@ -21,9 +21,9 @@ from jobs.hot_items import hot_items
 from jobs.sessions import sessions
 from tests.golden import oracle
 from tests.held import Held
+from tests.running import TIMEOUT_S, cancel, until_checkpoints
 
 ROWS = 40_000
-TIMEOUT_S = 120.0
 APP = "named"
 
 Build = Callable[[fr.DataStream], fr.DataStream]
@@ -84,19 +84,6 @@ def gate(folder: Path) -> str:
 
 def let_go(folder: Path) -> None:
     Path(gate(folder)).touch()
-
-
-def until_checkpoints(handle: fr.JobHandle, completed: int) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while handle.status()["checkpoints"]["completed"] < completed:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def cancel(handle: fr.JobHandle) -> None:
-    handle.cancel()
-    with pytest.raises(fr.JobCancelledError):
-        handle.wait(TIMEOUT_S)
 
 
 def answer(job: str) -> pa.Table:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ import flinkray as fr
 from flinkray.connectors.nexmark import nexmark_table
 from jobs import streaming_inference
 from tests.golden import oracle
+from tests.running import TIMEOUT_S, cancel, until_checkpoints
 
 ROWS = 20_000
 WATERMARK = fr.Watermarks.bounded("date_time", "10ms")
-TIMEOUT_S = 120.0
 PRICED = {"auction": "int64", "price": "int64"}
 
 
@@ -75,13 +74,8 @@ def test_the_answer_is_duckdbs(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 1)])
 def test_restored_at_another_parallelism_it_goes_on_where_it_was(name: str, before: int, after: int, tmp_path: Path) -> None:
     job = start(name, tmp_path, before, "20ms", rate=ROWS / 30)
-    deadline = time.monotonic() + TIMEOUT_S
-    while job.status()["checkpoints"]["completed"] < 8:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    job.cancel()
-    with pytest.raises(fr.JobCancelledError):
-        job.wait(TIMEOUT_S)
+    until_checkpoints(job, 8)
+    cancel(job)
     again = start(name, tmp_path, after, "20ms")
     assert again.wait(TIMEOUT_S).records_in == ROWS, "no row was read twice, none was left out"
     check(again, tmp_path)

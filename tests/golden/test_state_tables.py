@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from flinkray.checkpoint.state_reader import StateReader
 from flinkray.connectors.nexmark import nexmark_table
 from tests.golden import oracle
 from tests.held import Held
+from tests.running import cancel, until_checkpoints
 
 ROWS = 60_000
-TIMEOUT_S = 120.0
 APP = "tables"
 
 Build = Callable[[fr.DataStream], fr.DataStream]
@@ -61,13 +60,8 @@ def taken(folder: Path, build: Build, parallelism: int = 1, checkpoints: int = 1
         fr.sinks.Parquet(str(folder / "out"), changelog=build is totals), uid="out"
     )
     job = env.execute_async()
-    deadline = time.monotonic() + TIMEOUT_S
-    while job.status()["checkpoints"]["completed"] < checkpoints:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    job.cancel()
-    with pytest.raises(fr.JobCancelledError):
-        job.wait(TIMEOUT_S)
+    until_checkpoints(job, checkpoints)
+    cancel(job)
 
 
 def rows_of(folder: Path, at: str | int = "latest") -> pa.Table:

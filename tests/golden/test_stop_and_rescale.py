@@ -12,7 +12,8 @@ import flinkray as fr
 from flinkray.checkpoint.savepoints import SavepointState
 from flinkray.connectors.nexmark import nexmark_table
 from tests.golden import oracle
-from tests.golden.test_savepoints import APP, JOBS, ROWS, TIMEOUT_S, check, let_go, reader, running, start, storage, until_checkpoints
+from tests.golden.test_savepoints import APP, JOBS, ROWS, check, let_go, reader, running, start, storage
+from tests.running import TIMEOUT_S, until_checkpoints
 
 FAST = 80_000
 """Rows a second, where the test waits for all that the source may give."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from flinkray.checkpoint.state_reader import StateReader
 from flinkray.connectors.base import Source
 from flinkray.connectors.memory import MemorySink
 from tests.held import Held
+from tests.running import cancel, until_checkpoints
 
 MARKER = "f1inkray-marker-" + "m" * 16
 TIMEOUT_S = 60.0
@@ -46,13 +46,8 @@ def start(folder: Path, transactional: bool = True, rate: float | None = None, *
 def interrupted(folder: Path, transactional: bool) -> Path:
     """A job that was cancelled in the middle, with three complete checkpoints. Returns the application's folder."""
     job = start(folder, transactional, rate=20_000)
-    deadline = time.monotonic() + TIMEOUT_S
-    while job.status()["checkpoints"]["completed"] < 6:
-        assert time.monotonic() < deadline, job.status()
-        time.sleep(0.01)
-    job.cancel()
-    with pytest.raises(fr.JobCancelledError):
-        job.wait(TIMEOUT_S)
+    until_checkpoints(job, 6)
+    cancel(job)
     return folder / "checkpoints" / "marked"
 
 

@@ -12,7 +12,8 @@ import pytest
 import flinkray as fr
 from flinkray.checkpoint.savepoints import SavepointState
 from tests.golden import oracle
-from tests.golden.test_savepoints import APP, ROWS, TIMEOUT_S, answer, reader, running, start, storage
+from tests.golden.test_savepoints import APP, ROWS, answer, reader, running, start, storage
+from tests.running import TIMEOUT_S
 
 
 @pytest.fixture
