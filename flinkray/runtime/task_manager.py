@@ -6,8 +6,6 @@ that none is lost when an answer is.
 
 from __future__ import annotations
 
-import pickle
-import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,15 +22,12 @@ from flinkray.core.messages import (
     CheckpointDeclined,
     Command,
     Committed,
-    FailureCause,
     HelloReply,
     PeerLost,
     Ready,
     Report,
     SinkRows,
     SlotEnded,
-    Stats,
-    TaskFailed,
 )
 from flinkray.core.task_manager import (
     AbandonCheckpoint,
@@ -49,17 +44,19 @@ from flinkray.core.task_manager import (
     TaskManagerState,
     Tell,
 )
-from flinkray.errors import DamagedObjectError, DeposedError, FlinkrayError, OperatorError, SinkError, SourceError, StorageError
+from flinkray.errors import DeposedError, OperatorError
 from flinkray.exchange.base import Barrier, Exchange
 from flinkray.graph.job_graph import JobGraph
 from flinkray.graph.logical import SinkNode
 from flinkray.graph.planner import plan
-from flinkray.ids import Epoch, TaskId
+from flinkray.ids import Epoch
 from flinkray.operators.calls import CallsFactory
 from flinkray.runtime.calls import InProcessCalls
 from flinkray.runtime.clock import steady_clock
 from flinkray.runtime.incident import incident_of
+from flinkray.runtime.outbox import Outbox
 from flinkray.runtime.slot import Slot, SlotCheckpoint, SlotPlace
+from flinkray.runtime.task_failure import task_failed
 from flinkray.runtime.uploader import Uploader
 
 STATS_INTERVAL_S = 0.1
@@ -294,7 +291,7 @@ class TaskManager:
         try:
             for part in self._slot.inject(Barrier(effect.checkpoint, effect.base, effect.store, effect.last)):
                 self._upload(part)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001 - whatever a source's user code raises ends the attempt, not the process
             self._task_failed(error)
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
@@ -329,16 +326,9 @@ class TaskManager:
         self._carry_out(self.core.step(Observed(self.core.attempt, body)))
 
     def _task_failed(self, error: Exception) -> None:
-        where = getattr(error, "where", None)
-        uid, subtask = where if where else ("", -1)
-        task = None
-        if self._slot is not None and uid:
-            task = next((t.id for t in self._slot.tasks if uid in t.chain.metrics), TaskId(-1, subtask))
-        message = str(error.args[0]) if isinstance(error, OperatorError) and error.args else f"{type(error).__name__}: {error}"
-        object_name = error.object_name if isinstance(error, DamagedObjectError) else ""
+        failed = task_failed(error, self._slot.tasks if self._slot is not None else ())
         self._running = False
-        save = self._saving_incident(error, uid) if isinstance(error, OperatorError) else None
-        failed = TaskFailed(task, uid, cause_of(error), message, portable(error), object_name)
+        save = self._saving_incident(error, failed.uid) if isinstance(error, OperatorError) else None
         if save is None:
             self._observe(failed)
             return
@@ -377,57 +367,3 @@ class TaskManager:
     @property
     def state(self) -> TaskManagerState:
         return self.core.state
-
-
-def cause_of(error: Exception) -> FailureCause:
-    """The budget that a failure is counted against."""
-    if isinstance(error, DamagedObjectError):
-        return "damaged"
-    if isinstance(error, SourceError):
-        return "input"
-    if isinstance(error, SinkError):
-        return "output" if error.permanent else "sink"
-    if isinstance(error, StorageError | OSError):
-        return "storage"
-    return "user"
-
-
-def portable(error: Exception) -> FlinkrayError | None:
-    """The error itself where it is one of ours and pickles, so that the driver can raise it."""
-    if not isinstance(error, FlinkrayError):
-        return None
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # noqa: BLE001 - a user's argument that does not pickle
-        return None
-    return error
-
-
-class Outbox:
-    """Reports in order with numbers, kept until heard, and the newest Stats. Bounded by what the core can say before it is heard."""
-
-    def __init__(self) -> None:
-        self._reports: deque[tuple[int, Report]] = deque()
-        self._stats: Report | None = None
-        self._number = 0
-        self._news = threading.Condition()
-
-    def put(self, report: Report) -> None:
-        with self._news:
-            self._number += 1
-            self._reports.append((self._number, report))
-            self._news.notify_all()
-
-    def put_stats(self, stats: Report) -> None:
-        assert isinstance(stats.body, Stats)
-        with self._news:
-            self._stats = stats
-
-    def read(self, after: int, timeout_s: float) -> tuple[list[tuple[int, Report]], Report | None]:
-        with self._news:
-            while self._reports and self._reports[0][0] <= after:
-                self._reports.popleft()
-            if not self._reports and timeout_s > 0:
-                self._news.wait(timeout_s)
-            stats, self._stats = self._stats, None
-            return list(self._reports), stats

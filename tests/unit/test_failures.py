@@ -9,7 +9,7 @@ import pytest
 from flinkray.config import RestartStrategy
 from flinkray.core.failures import BUDGETS, FailurePolicy, GiveUp, Restart
 from flinkray.errors import ConfigError, SinkError
-from flinkray.runtime.task_manager import cause_of
+from flinkray.runtime.task_failure import cause_of
 
 
 def policy(attempts: int | None = None) -> FailurePolicy:
