@@ -12,16 +12,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import data
-import pyarrow as pa
 
 import flinkray as fr
 from flinkray import col
-from flinkray.connectors.base import Source, Split, SplitEnumerator, SplitReader
+from flinkray.connectors.base import Source, Split, SplitReader
+from flinkray.connectors.wrapped import WrappedSource
 
 
 def q0(bids: fr.DataStream) -> fr.DataStream:
@@ -82,32 +82,10 @@ TIMED = frozenset({"q5", "q7", "q11"})
 
 
 @dataclass(frozen=True)
-class Stamped(Source):
+class Stamped(WrappedSource):
     """A source that notes in a folder when each of its splits is opened."""
 
-    inner: Source
     folder: str
-
-    @property
-    def rate(self) -> float | None:
-        return self.inner.rate
-
-    @property
-    def max_skew_us(self) -> int | None:
-        return self.inner.max_skew_us
-
-    @property
-    def bounded(self) -> bool:
-        return self.inner.bounded
-
-    def schema(self) -> pa.Schema:
-        return self.inner.schema()
-
-    def with_columns(self, columns: tuple[str, ...]) -> Stamped:
-        return replace(self, inner=self.inner.with_columns(columns))
-
-    def enumerator(self, state: Any | None, event_time_column: str | None, parallelism: int) -> SplitEnumerator:
-        return self.inner.enumerator(state, event_time_column, parallelism)
 
     def open_split(self, split: Split, offset: Any | None) -> SplitReader:
         (Path(self.folder) / str(time.time_ns())).touch()

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from flinkray.config import Checkpointing, Resources, RestartStrategy
-from flinkray.connectors.base import Rejected, Sink, Source, Split, SplitEnumerator, SplitReader
+from flinkray.connectors.base import Sink, Source, Split, SplitReader
+from flinkray.connectors.wrapped import WrappedReader, WrappedSource
 from flinkray.errors import UsageError
 from flinkray.graph.job_graph import JobGraph
 from flinkray.runtime.task_manager import JobBundle
@@ -125,45 +126,22 @@ def _rehearsed(graph: JobGraph, key: str, rows: int | None) -> JobGraph:
 
 
 @dataclass(frozen=True)
-class CappedSource(Source):
+class CappedSource(WrappedSource):
     """Reads at most `rows` rows of each split of `inner`."""
 
-    inner: Source
     rows: int
 
-    @property
-    def rate(self) -> float | None:  # type: ignore[override]
-        return self.inner.rate
-
-    @property
-    def max_skew_us(self) -> int | None:  # type: ignore[override]
-        return self.inner.max_skew_us
-
-    @property
-    def bounded(self) -> bool:
-        return self.inner.bounded
-
-    def schema(self) -> pa.Schema:
-        return self.inner.schema()
-
-    def with_columns(self, columns: tuple[str, ...]) -> Source:
-        return replace(self, inner=self.inner.with_columns(columns))
-
-    def enumerator(self, state: Any | None, event_time_column: str | None, parallelism: int) -> SplitEnumerator:
-        return self.inner.enumerator(state, event_time_column, parallelism)
-
     def open_split(self, split: Split, offset: Any | None) -> SplitReader:
-        if offset is None:
-            return _CappedReader(self.inner.open_split(split, None), self.rows)
-        return _CappedReader(self.inner.open_split(split, offset["at"]), offset["left"])
+        at, left = (None, self.rows) if offset is None else (offset["at"], offset["left"])
+        return _CappedReader(self.inner.open_split(split, at), left)
 
     def describe(self) -> str:
         return f"{self.inner.describe()}, {self.rows} rows of each split"
 
 
-class _CappedReader(SplitReader):
+class _CappedReader(WrappedReader):
     def __init__(self, inner: SplitReader, left: int) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._left = left
 
     def read(self, max_rows: int) -> pa.RecordBatch | None:
@@ -176,9 +154,3 @@ class _CappedReader(SplitReader):
 
     def offset(self) -> Any:
         return {"at": self._inner.offset(), "left": self._left}
-
-    def take_rejected(self) -> Rejected:
-        return self._inner.take_rejected()
-
-    def close(self) -> None:
-        self._inner.close()
