@@ -54,6 +54,7 @@ from flinkray.core.job_events import (
     Superseded,
     TakeOver,
     WorkerLost,
+    WorkersFound,
     WorkerStarted,
 )
 from flinkray.core.job_halts import on_rescale_requested, on_stop_requested
@@ -66,6 +67,7 @@ from flinkray.core.job_savepoints import (
     write_savepoints,
 )
 from flinkray.core.job_state import JobSettings, JobState
+from flinkray.core.job_strangers import look_for_strangers, on_workers_found
 from flinkray.core.messages import (
     Abort,
     Aborted,
@@ -116,6 +118,8 @@ class JobCore(JobState):
             on_worker_started(self, event, now, out)
         elif isinstance(event, WorkerLost):
             on_worker_lost(self, event, now, out)
+        elif isinstance(event, WorkersFound):
+            on_workers_found(self, event, out)
         elif isinstance(event, NoRoom):
             on_no_room(self, event, out)
         elif isinstance(event, ManifestFate):
@@ -170,6 +174,7 @@ class JobCore(JobState):
             advance_deploying(self, now, out)
         if not self.status.terminal:
             keep_workers(self, now, out)
+            look_for_strangers(self, now, out)
         out += self.outstanding.due(now)
 
     def _on_report(self, report: Report, now: float, out: list[JobCommand]) -> None:

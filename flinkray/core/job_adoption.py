@@ -44,6 +44,7 @@ ADOPT_TIMEOUT_S = 10.0
 def on_take_over(job: JobState, event: TakeOver, now: float, out: list[JobCommand]) -> None:
     view = event.view
     job.epoch = Epoch(view.claim or 0, view.election, job.token)
+    job.search_at = now
     job.claim, job.hash_seed = view.claim, view.hash_seed
     job.attempt = job.highest_attempt = view.attempt
     job.restarts, job.base_counters, job.passed_over = view.restarts, view.counters, view.passed_over

@@ -119,6 +119,13 @@ class WorkerLost:
 
 
 @dataclass(frozen=True)
+class WorkersFound:
+    """Every process of a TaskManager of this run that there is, or is being made, whoever wanted it."""
+
+    instances: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class NoRoom:
     """The cluster cannot hold a TaskManager that was asked for."""
 
@@ -210,6 +217,7 @@ JobEvent = (
     | LeadershipInDoubt
     | WorkerStarted
     | WorkerLost
+    | WorkersFound
     | NoRoom
     | ManifestFate
     | CancelRequested
@@ -248,6 +256,11 @@ class AttachWorker:
 
     instance: str
     name: str
+
+
+@dataclass(frozen=True)
+class FindWorkers:
+    """Look for the processes of this run's TaskManagers: WorkersFound follows when there is an answer."""
 
 
 @dataclass(frozen=True)
@@ -359,6 +372,7 @@ JobCommand = (
     WriteJournal
     | CreateWorker
     | AttachWorker
+    | FindWorkers
     | KillWorker
     | Send
     | WriteManifest

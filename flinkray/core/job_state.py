@@ -55,6 +55,8 @@ class JobSettings:
     degraded: DegradedPolicy = field(default_factory=DegradedPolicy)
     retained: int = 3
     """Complete checkpoints that storage keeps, and a restart may fall back to."""
+    search_s: float = 30.0
+    """From one look for TaskManagers that the journal does not know to the next."""
 
 
 @dataclass
@@ -149,6 +151,7 @@ class JobState:
         self.migrate_after = 0.0
         self.left_nodes: set[str] = set()
         """Nodes of TaskManagers that were left: spares of others are taken first."""
+        self.search_at = 0.0
         self.epoch = Epoch(0, 1, self.token)
         self.claim: int | None = None
         self.hash_seed = 0

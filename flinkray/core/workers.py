@@ -20,6 +20,11 @@ class WorkerState(Enum):
     ASSIGNED = "assigned"
 
 
+def worker_name(number: int) -> str:
+    """For people, and part of the process's name."""
+    return f"tm-{number}"
+
+
 @dataclass
 class Worker:
     instance: str
@@ -35,7 +40,7 @@ class Worker:
 
     @property
     def name(self) -> str:
-        return f"tm-{self.number}"
+        return worker_name(self.number)
 
 
 _STARTING = (WorkerState.REQUESTED, WorkerState.ATTACHING)

@@ -30,6 +30,10 @@ class WorkerBackend(ABC):
         """Reach what an earlier leader made: WorkerStarted follows, or WorkerLost."""
 
     @abstractmethod
+    def find(self) -> None:
+        """WorkersFound follows: every TaskManager of the run, also those that this leader never asked for. `kill` then ends them, too."""
+
+    @abstractmethod
     def send(self, instance: str, command: Command, secrets: Secrets | None) -> None: ...
 
     @abstractmethod

@@ -27,6 +27,7 @@ from flinkray.core.job_events import (
     End,
     EndRecorded,
     FailSavepoint,
+    FindWorkers,
     JobCommand,
     JobEvent,
     JobStatus,
@@ -253,6 +254,8 @@ class JobManager:
             self._effect(self._backend.create, command.instance, command.name)
         elif isinstance(command, AttachWorker):
             self._effect(self._backend.attach, command.instance, command.name)
+        elif isinstance(command, FindWorkers):
+            self._effect(self._backend.find)
         elif isinstance(command, KillWorker):
             self._effect(self._backend.kill, command.instance)
         elif isinstance(command, WriteManifest):

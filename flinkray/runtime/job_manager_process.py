@@ -57,6 +57,9 @@ class JobManagerProcess:
         self._left = False
         self.on_status: Callable[[dict[str, Any]], None] | None = None
         """Called by the leader about twice a second and at the end of the job, with the status document."""
+        self.on_workers: Callable[[tuple[tuple[str, int], ...]], None] | None = None
+        """Called while this process stands by, with instances and numbers of the TaskManagers that the journal has, when they have changed."""
+        self._workers: tuple[tuple[str, int], ...] = ()
         self.on_reign: Callable[[JobManager], None] | None = None
         """Called before a JobManager begins to lead."""
 
@@ -125,6 +128,13 @@ class JobManagerProcess:
         if self._core.state is not before:
             with self._changed:
                 self._changed.notify_all()
+        self._tell_workers()
+
+    def _tell_workers(self) -> None:
+        workers = self._core.view.workers
+        if self.on_workers is not None and self._core.state is LeadershipState.STANDBY and workers != self._workers:
+            self._workers = workers
+            self.on_workers(workers)
 
     def _carry_out(self, command: LeadershipCommand) -> None:
         if isinstance(command, JournalCall):

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from flinkray.api.job_handle import JobHandle, JobResult
 from flinkray.checkpoint.store import open_store
-from flinkray.core.job_events import WorkerLost, WorkerStarted
+from flinkray.core.job_events import WorkerLost, WorkersFound, WorkerStarted
 from flinkray.core.messages import Command
 from flinkray.errors import JobCancelledError, JobExistsError, JobFailedError, UsageError, WaitTimeoutError
 from flinkray.exchange.in_process import InProcessExchange, InProcessNetwork
@@ -95,6 +95,9 @@ class LocalBackend(WorkerBackend):
 
     def attach(self, instance: str, name: str) -> None:
         self._post(WorkerLost(instance, "process", "it ended with its process"))
+
+    def find(self) -> None:
+        self._post(WorkersFound(tuple(self._workers)))
 
     def send(self, instance: str, command: Command, secrets: Secrets | None) -> None:
         worker = self._workers.get(instance)

@@ -18,8 +18,10 @@ import ray
 from ray._raylet import GcsClient
 
 import flinkray as fr
+from flinkray.connectors.memory import CollectSink
 from flinkray.exchange import socket_folders
-from flinkray.runtime.ray.names import KV_NAMESPACE
+from flinkray.runtime.ray.backend import GROUPS
+from flinkray.runtime.ray.names import KV_NAMESPACE, NAMESPACE, task_manager_name
 from tests.cluster.command_line import environment, nothing_is_left_in_the_cluster, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
@@ -83,6 +85,21 @@ def nothing_is_left(name: str, processes: set[int], before: Traces) -> None:
     until(lambda: not any(Traces.now().beyond(before)), f"the end of {Traces.now().beyond(before)}", timeout_s=20)
 
 
+def make_stranger(running: Any) -> int:
+    """The pid of what stands for a TaskManager that a frozen leader made, and no journal knows."""
+
+    class Stranger:
+        def pid(self) -> int:
+            return os.getpid()
+
+        def leave(self) -> None:
+            pass
+
+    name = task_manager_name(running.name, running._leader._run, "tm-9", "f" * 32)
+    options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "num_cpus": 0}
+    return ray.get(ray.remote(concurrency_groups=GROUPS)(Stranger).options(**options).remote().pid.remote())
+
+
 @pytest.mark.parametrize("how", ["cancel", pytest.param("stop", marks=pytest.mark.slow)])
 def test_after_cancel_and_stop(tmp_path: Path, before: Traces, how: str) -> None:
     running = job(f"left-{how}", tmp_path)
@@ -100,7 +117,7 @@ def test_after_cancel_and_stop(tmp_path: Path, before: Traces, how: str) -> None
 
 
 def test_after_a_failure_of_a_job_that_had_lost_a_task_manager_and_its_leader(tmp_path: Path, before: Traces) -> None:
-    """Killed processes delete nothing themselves."""
+    """Killed processes delete nothing themselves. The next leader ends what the journal does not know."""
     flag = tmp_path / "fail"
 
     def fail_when_told(row: dict[str, Any]) -> dict[str, Any]:
@@ -114,9 +131,11 @@ def test_after_a_failure_of_a_job_that_had_lost_a_task_manager_and_its_leader(tm
     running = env.execute_async()
     status = until_status(running, ready)
     processes = pids(status)
+    stranger = make_stranger(running)
     os.kill(next(tm["pid"] for tm in status["task_managers"] if tm["role"] == "active"), signal.SIGKILL)
     os.kill(status["leader"]["pid"], signal.SIGKILL)
     processes |= pids(until_status(running, lambda s: s["restarts"] == 1 and ready(s)))
+    until(lambda: not psutil.pid_exists(stranger), "the end of a TaskManager that the journal does not know")
     flag.touch()
     with pytest.raises(fr.FlinkrayError, match="told to"):
         running.wait(60)
@@ -147,3 +166,20 @@ def test_after_the_crash_of_its_driver(tmp_path: Path, before: Traces) -> None:
         driver.wait(30)
     until(lambda: not any(map(psutil.pid_exists, processes)), "the job to notice", timeout_s=60)
     nothing_is_left("left-crashed", processes, before)
+
+
+@pytest.mark.slow
+def test_after_the_loss_of_a_leader_that_nobody_follows(tmp_path: Path, before: Traces) -> None:
+    """A job whose rows its leader collects has no other: its TaskManagers find out that nobody is left."""
+    env = fr.StreamEnvironment("left-alone", checkpointing=fr.Checkpointing(interval="300ms", storage=f"file://{tmp_path}/checkpoints"))
+    bids = env.from_source(fr.sources.Nexmark("bid", rows=100_000_000, rate=100), uid="bids")
+    bids.key_by("auction").aggregate(bids=fr.agg.count()).uid("count").sink_to(CollectSink(), uid="out")
+    running = env.execute_async()
+    status = until_status(running, lambda s: s["status"] == "RUNNING" and s["checkpoints"]["completed"] >= 1)
+    processes = pids(status)
+    os.kill(status["leader"]["pid"], signal.SIGKILL)
+    with pytest.raises(fr.FlinkrayError):
+        running.wait(60)
+    del running
+    gc.collect()
+    until(lambda: not any(map(psutil.pid_exists, processes)), "the TaskManagers to notice", timeout_s=60)

@@ -6,7 +6,6 @@ import pickle
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +14,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayError
 
 from flinkray.config import duration_s
-from flinkray.core.job_events import NoRoom, WorkerLost, WorkerStarted
+from flinkray.core.job_events import NoRoom, WorkerLost, WorkersFound, WorkerStarted
 from flinkray.core.messages import Command
 from flinkray.errors import DeposedError
 from flinkray.ids import Epoch
@@ -24,11 +23,10 @@ from flinkray.runtime.ray.names import NAMESPACE, task_manager_name
 from flinkray.runtime.ray.placement import for_task_manager, on_node
 from flinkray.runtime.ray.sealed_box import seal_for
 from flinkray.runtime.ray.task_manager_actor import TaskManagerActor
+from flinkray.runtime.ray.task_managers import Handles, end, end_named, running
 from flinkray.runtime.task_manager import JobBundle, Secrets
 
 POLL_S = 0.5
-LEAVE_S = 0.5
-"""A TaskManager that is to be killed has so long to delete its files."""
 GROUPS = {"control": 1, "poll": 4, "look": 2}
 """A poll that a lost leader has left open must not hold up its successor's."""
 
@@ -51,8 +49,12 @@ class _Worker:
 
 
 class RayBackend(WorkerBackend):
-    def __init__(self, bundle: JobBundle) -> None:
+    def __init__(self, bundle: JobBundle, run: str, handles: Handles) -> None:
         self._bundle = bundle
+        self._run, self._handles = run, handles
+        self._found: dict[str, str] = {}
+        """Actor names of all TaskManagers of the run, as of the last look."""
+        self._finding = threading.Lock()
         self._pickled = ray.put(cloudpickle.dumps(bundle))
         self._heartbeat_timeout_s = duration_s(bundle.config.heartbeat_timeout)
         self._workers: dict[str, _Worker] = {}
@@ -72,7 +74,7 @@ class RayBackend(WorkerBackend):
         config, own_node_id = self._bundle.config, ray.get_runtime_context().get_node_id()
         node_id = for_task_manager(config.name, config.high_availability, taken, own_node_id)
         options = {
-            "name": task_manager_name(config.name, name, instance),
+            "name": task_manager_name(config.name, self._run, name, instance),
             "namespace": NAMESPACE,
             "lifetime": "detached",
             "num_cpus": 0,  # the slots' CPUs are reserved by the job as a whole (reservation.py)
@@ -87,10 +89,23 @@ class RayBackend(WorkerBackend):
 
     def attach(self, instance: str, name: str) -> None:
         try:
-            actor = ray.get_actor(task_manager_name(self._bundle.config.name, name, instance), namespace=NAMESPACE)
-            self._greet(instance, actor, runs=True)
+            self._greet(instance, self._handles.get(instance, name), runs=True)
         except ValueError:
             self._post(WorkerLost(instance, "process", "its process is gone"))
+
+    def find(self) -> None:
+        threading.Thread(target=self._find, name="flinkray-find", daemon=True).start()  # it waits for the GCS while that is away
+
+    def _find(self) -> None:
+        if not self._finding.acquire(blocking=False):
+            return
+        try:
+            self._found = running(self._bundle.config.name, self._run)
+            self._post(WorkersFound(tuple(self._found)))
+        except RayError:
+            pass  # the next look comes
+        finally:
+            self._finding.release()
 
     def _greet(self, instance: str, actor: Any, node_id: str = "", runs: bool = False) -> None:
         """`runs`: it is up already, and has to answer as soon as to any call."""
@@ -110,13 +125,10 @@ class RayBackend(WorkerBackend):
         with self._lock:
             worker = self._workers.pop(instance, None)
         if worker is None:
+            if instance in self._found:
+                end_named(self._found[instance])
             return
-        if worker.started and not worker.lost:
-            farewell = worker.actor.leave.options(concurrency_group="look").remote()
-            if ray.wait([farewell], timeout=LEAVE_S)[0]:
-                with suppress(RayError):
-                    ray.get(farewell)
-        ray.kill(worker.actor, no_restart=True)
+        end(worker.actor, farewell=worker.started and not worker.lost)
 
     def operator_metrics(self) -> dict[str, dict[str, int]]:
         with self._lock:

@@ -27,6 +27,7 @@ from flinkray.runtime.ray.placement import begun_on_node
 from flinkray.runtime.ray.replicas import Replicas
 from flinkray.runtime.ray.reservation import release
 from flinkray.runtime.ray.status_copy import StatusCopy
+from flinkray.runtime.ray.task_managers import GRACE_S, Handles, end_all
 from flinkray.runtime.record import JobRecord, Record, new_record
 from flinkray.runtime.savepoints import Outcome
 from flinkray.runtime.task_manager import JobBundle
@@ -49,9 +50,11 @@ class JobManagerActor:
         ha = job.config.high_availability
         self._slots = GcsSlots(run)
         may_begin = first and not context.was_current_actor_reconstructed
+        handles = Handles(job.config.name, run)
         self._process = JobManagerProcess(
-            job, ray.util.get_node_ip_address(), self._slots, lambda: RayBackend(job), self._identity, may_begin
+            job, ray.util.get_node_ip_address(), self._slots, lambda: RayBackend(job, run, handles), self._identity, may_begin
         )
+        self._process.on_workers = handles.learn
         self._process.on_status = self._on_status
         self._process.on_reign = self._on_reign
 
@@ -196,8 +199,12 @@ class JobManagerActor:
             if self._copy is not None:
                 self._copy.close()
         if self._process.reign is not None:
+            end_all(self._job, self.run)
             self._linger()
             self._leave_nothing()
+        else:  # found in the journal that the run is over: whoever has ended it may have died since
+            end_all(self._job, self.run, GRACE_S)
+            release(self._reservation)
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
     def _linger(self) -> None:

@@ -17,8 +17,15 @@ def job_manager_name(job: str, number: int = 0) -> str:
     return f"{job}/job-manager" + (f"-{number}" if number else "")
 
 
-def task_manager_name(job: str, name: str, instance: str) -> str:
-    return f"{job}/{name}-{instance[:8]}"
+def task_manager_name(job: str, run: str, name: str, instance: str) -> str:
+    """Whose it is can be told from the name alone."""
+    return f"{job}/{run}/{name}/{instance}"
+
+
+def instance_of(job: str, run: str, actor_name: str) -> str:
+    """Of a TaskManager of that run; empty for any other actor."""
+    prefix = f"{job}/{run}/"
+    return actor_name.rpartition("/")[2] if actor_name.startswith(prefix) else ""
 
 
 def journal_prefix(run: str) -> bytes:

@@ -6,16 +6,21 @@ import os
 import pickle
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from flinkray.core.messages import Command, Report
 from flinkray.exchange.base import Endpoint
 from flinkray.ids import Epoch
+from flinkray.runtime.ray.names import MAX_JOB_MANAGERS, NAMESPACE, job_manager_name
 from flinkray.runtime.ray.sealed_box import BoxKeys
 
 ORPHAN_CHECK_S = 5.0
+ABANDONED_S = 10.0
+"""Silence after which a TaskManager asks whether there is any JobManager left: one that is restarted, cut off or frozen still has its name."""
 
 
 class TaskManagerActor:
@@ -52,6 +57,7 @@ class TaskManagerActor:
         )
         self._orphan_timeout_s = duration_s(job.config.orphan_timeout)
         self._heard_at = time.monotonic()
+        self._job = job.config.name
         self._failure = ""
         groups = kernel_groups(job.graph)
         warm_kernels(groups)
@@ -92,8 +98,29 @@ class TaskManagerActor:
             raise
 
     def _watch_for_orphanage(self) -> None:
-        """Rule 22: nobody has asked for anything for `orphan_timeout`: the job is gone."""
+        """Rule 22: nobody has asked for anything for `orphan_timeout`, or every JobManager is gone for good: the job is gone."""
         while True:
             time.sleep(ORPHAN_CHECK_S)
-            if time.monotonic() - self._heard_at > self._orphan_timeout_s:
+            silent_s = time.monotonic() - self._heard_at
+            if silent_s > self._orphan_timeout_s or (silent_s > ABANDONED_S and self._is_abandoned()):
+                self._folder.remove()
                 os._exit(3)
+
+    def _is_abandoned(self) -> bool:
+        """The GCS is asked in a thread of its own: while it is away the answer may not come at all."""
+        answers: list[bool] = []
+
+        def ask() -> None:
+            with suppress(RayError):
+                answers.append(has_job_manager(self._job))
+
+        asking = threading.Thread(target=ask, name="flinkray-orphan-look", daemon=True)
+        asking.start()
+        asking.join(ORPHAN_CHECK_S)
+        return answers == [False]
+
+
+def has_job_manager(job: str) -> bool:
+    """There is one, or Ray is to restart it. Raises RayError while the GCS is away."""
+    names = {entry["name"] for entry in ray.util.list_named_actors(all_namespaces=True) if entry["namespace"] == NAMESPACE}
+    return any(job_manager_name(job, number) in names for number in range(MAX_JOB_MANAGERS))

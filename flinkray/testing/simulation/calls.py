@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flinkray.core.job_events import JobEvent, WorkerLost, WorkerStarted
+from flinkray.core.job_events import JobEvent, WorkerLost, WorkersFound, WorkerStarted
 from flinkray.core.messages import Command, Deploy, Report, Trigger
 from flinkray.ids import Epoch
 from flinkray.runtime.task_manager import Secrets
@@ -14,7 +14,7 @@ from flinkray.testing.simulation.task_manager_process import POLL_S, TaskManager
 from flinkray.testing.simulation.world import Process
 
 if TYPE_CHECKING:
-    from flinkray.testing.simulation.cluster import Cluster
+    from flinkray.testing.simulation.cluster import Cluster, Run
 
 CALL_AGAIN_S = 0.4
 """A call without an answer is made again after this."""
@@ -60,6 +60,16 @@ class TaskManagerCalls:
         else:
             self.open(process)
 
+    def find(self, run: Run) -> None:
+        """Of whatever the cluster runs for this run, by the service that has the journal, too."""
+        service, network = self._cluster.journal_service, self._cluster.network
+
+        def look() -> None:
+            found = tuple(self._cluster.instances_of(run))
+            network.message(service, self._caller, lambda: None if self._closed else self._give(WorkersFound(found)))
+
+        network.message(self._caller, service, look)
+
     def send(self, instance: str, command: Command, secrets: Secrets | None) -> None:
         peer = self._peers.get(instance)
         if peer is None or not peer.started or peer.lost:
@@ -81,9 +91,18 @@ class TaskManagerCalls:
 
     def kill(self, instance: str) -> None:
         peer = self._peers.pop(instance, None)
+        stranger = self._cluster.task_managers.get(instance)
         if peer is not None:
             self._cluster.network.message(self._caller, peer.process, peer.process.end)
-        self._cluster.cancel_start(instance)
+        elif stranger is not None:
+            self._kill_stranger(stranger)
+        self._cluster.cancel_start(self._caller, instance)
+
+    def _kill_stranger(self, process: TaskManagerProcess) -> None:
+        """No call was ever made to it; the service that knows it ends it."""
+        service, network = self._cluster.journal_service, self._cluster.network
+        self._cluster.checkers.coverage["TaskManager that the journal does not know ended"] += 1
+        network.message(self._caller, service, lambda: network.message(service, process, process.end))
 
     def on_death(self, process: TaskManagerProcess, reason: str) -> None:
         """The open call failed."""

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 Rows = dict[str, list[Row]]
 
+LOOK_S = 0.2
+LOOKS_LIMIT = 4
+"""A leader that finds a TaskManager which it does not know ends it: it does not find it so often."""
+
 
 @dataclass(frozen=True)
 class Complete:
@@ -58,6 +62,9 @@ class Checkers:
         self._task_managers: dict[str, tuple[tuple[int, int], int]] = {}
         self._epochs: dict[str, tuple[tuple[int, int], int]] = {}
         self._elections: dict[int, int] = {}
+        self._strange: Counter[tuple[str, str]] = Counter()
+        """How often who leads has found whom."""
+        self._found_at: dict[str, float] = {}
         self._states: dict[tuple[str, str], str] = {}
         self._abandoned: set[str] = set()
         disk.on_write = self._on_write
@@ -105,6 +112,18 @@ class Checkers:
         if before is not None and (rank < before[0] or core.attempt < before[1]):
             self.violated("epochs and attempts only grow", f"{process.name} went from {before} to {(rank, core.attempt)}")
         self._epochs[core.token] = (rank, core.attempt)
+
+    def found(self, process: JobManagerProcess, reachable: Sequence[str]) -> None:
+        """Nothing is left behind. Answers that come together, after a pause, count once, and a deposed leader's not at all."""
+        core = process.core
+        assert core is not None
+        if process.run.leader is not process or self._world.now - self._found_at.get(core.token, -1.0) < LOOK_S:
+            return
+        self._found_at[core.token] = self._world.now
+        for instance in (one for one in reachable if one not in core.workers):
+            self._strange[(core.token, instance)] += 1
+            if self._strange[(core.token, instance)] == LOOKS_LIMIT:
+                self.violated("nothing is left behind", f"{process.name} leads, and TaskManager {instance} runs for nobody")
 
     def leads(self, process: JobManagerProcess, election: int, journal_forgot: bool) -> None:
         """Elections of a run only grow, unless the journal itself forgot some."""

@@ -98,7 +98,8 @@ class Cluster:
         self.finished = False
         self.failures: list[str] = []
         """Why runs ended that did not finish."""
-        self._starting: set[str] = set()
+        self._starting: dict[str, Process] = {}
+        """Instances, and who makes them."""
         self._restore = "latest"
         self._restore_claim = 0
         self._submitting = False
@@ -120,22 +121,33 @@ class Cluster:
         return JournalClient(run.ledger, self.journal_service, process, self.network, self.injector)
 
     def start_task_manager(self, job_manager: JobManagerProcess, instance: str, name: str) -> None:
-        self._starting.add(instance)
+        self._starting[instance] = job_manager
         start_s = START_S * (0.5 + self.world.random("starts").random())
         self.world.schedule(start_s, lambda: self._started(job_manager, instance, name))
 
-    def cancel_start(self, instance: str) -> None:
-        self._starting.discard(instance)
+    def cancel_start(self, job_manager: Process, instance: str) -> None:
+        """By whoever makes it: another leader knows nothing of a process that is not there yet."""
+        if self._starting.get(instance) is job_manager:
+            del self._starting[instance]
+
+    def instances_of(self, run: Run) -> list[str]:
+        """TaskManagers that there are."""
+        return [instance for instance, process in self.task_managers.items() if process.run is run]
 
     def _started(self, job_manager: JobManagerProcess, instance: str, name: str) -> None:
         if instance not in self._starting:
             return
-        self._starting.discard(instance)
+        del self._starting[instance]
         zone = ZONES[len(self.task_managers) % len(ZONES)]
-        process = TaskManagerProcess(self, job_manager.run.bundle, instance, f"{name}/{instance[:4]}", zone)
+        process = TaskManagerProcess(self, job_manager.run, instance, f"{name}/{instance[:4]}", zone)
         self.task_managers[instance] = process
         self.skew(process)
         self.world.schedule(0.0, lambda: job_manager.on_task_manager(process), job_manager)
+
+    def reaches(self, instance: str) -> bool:
+        """That TaskManager lives, is not cut off, and does what it is told."""
+        other = self.task_managers.get(instance)
+        return other is not None and not other.paused and other.slowness == 1.0 and not self.network.blocked(self.journal_service, other)
 
     def skew(self, process: Process) -> None:
         fault = self.injector.strikes("clock_skew")

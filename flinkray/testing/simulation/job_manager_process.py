@@ -13,6 +13,7 @@ from flinkray.core.job_events import (
     End,
     EndRecorded,
     FailSavepoint,
+    FindWorkers,
     JobCommand,
     JobEvent,
     JobStatus,
@@ -32,6 +33,7 @@ from flinkray.core.job_events import (
     Sweep,
     TakeOver,
     Tick,
+    WorkersFound,
     WriteJournal,
     WriteManifest,
     WriteSavepoint,
@@ -175,6 +177,8 @@ class JobManagerProcess(Process):
         if reign.core.status is not before:
             self.note(f"{before.value} -> {reign.core.status.value}")
         self._cluster.checkers.event(event)
+        if isinstance(event, WorkersFound):
+            self._cluster.checkers.found(self, [one for one in event.instances if self._cluster.reaches(one)])
         self._carry_out(reign, reign.gate.admit(commands))
         self._cluster.checkers.job_manager(self)
 
@@ -202,6 +206,8 @@ class JobManagerProcess(Process):
             self._cluster.start_task_manager(self, command.instance, command.name)
         elif isinstance(command, AttachWorker):
             reign.calls.attach(command.instance)
+        elif isinstance(command, FindWorkers):
+            reign.calls.find(self.run)
         elif isinstance(command, KillWorker):
             reign.calls.kill(command.instance)
         elif isinstance(command, WriteManifest):

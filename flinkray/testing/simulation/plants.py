@@ -249,6 +249,10 @@ def _stale_snapshot() -> Sequence[Patch]:
     ]
 
 
+def _strangers_stay() -> Sequence[Patch]:
+    return [(_job, "on_workers_found", lambda job, event, out: None)]
+
+
 PLANTS: dict[str, Plant] = {
     plant.name: plant
     for plant in (
@@ -317,6 +321,13 @@ PLANTS: dict[str, Plant] = {
             _stale_snapshot,
             faults="pause_leader,crash_leader",
             seed=270,
+        ),
+        Plant(
+            "strangers-stay",
+            "a TaskManager that a lost leader made, and the journal does not know, runs on",
+            _strangers_stay,
+            faults="crash=3,crash_leader=1.5,pause_leader=1.5",
+            seed=193,
         ),
         Plant("splits-lost", "split assignments do not survive", _splits_lost, seed=0),
     )

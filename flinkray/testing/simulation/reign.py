@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from flinkray.testing.simulation.cluster import Cluster
 
 DEGRADED = DegradedPolicy(migrates=True, late_s=0.3, late_reports=1, pause_s=0.5)
+SEARCH_S = 0.4
 """Simulated jobs are over in seconds."""
 
 KEY = LocalKeyProvider(b"simulated".ljust(KEY_BYTES), "the simulation's key")
@@ -65,7 +66,7 @@ class Reign:
     def __init__(
         self, process: Process, store: ObjectStore, cluster: Cluster, bundle: JobBundle, token: str, give: Callable[[JobEvent], None]
     ) -> None:
-        settings = replace(job_settings(bundle.config), degraded=DEGRADED)
+        settings = replace(job_settings(bundle.config), degraded=DEGRADED, search_s=SEARCH_S)
         self.core = JobCore(bundle.graph, settings, token, transactional_uids(bundle.graph), bundle.graph_at)
         self.gate = JournalGate()
         self.storage = SimulatedStorage(bundle, token, cluster.world.seed, store, process)

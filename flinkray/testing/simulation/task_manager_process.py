@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from flinkray.core.messages import Command, TaskManagerState
 from flinkray.errors import ProtocolError
 from flinkray.ids import Epoch
-from flinkray.runtime.task_manager import MAX_WAIT_S, JobBundle, Secrets
+from flinkray.runtime.task_manager import MAX_WAIT_S, Secrets
 from flinkray.testing.simulation.exchange import SimulatedExchange
 from flinkray.testing.simulation.lane import Lane
 from flinkray.testing.simulation.stage_calls import SimulatedCalls
@@ -17,7 +17,7 @@ from flinkray.testing.simulation.user_code import RehearsedTaskManager
 from flinkray.testing.simulation.world import Process
 
 if TYPE_CHECKING:
-    from flinkray.testing.simulation.cluster import Cluster
+    from flinkray.testing.simulation.cluster import Cluster, Run
 
 STEP_S = 0.008
 """A turn of the mailbox with something to do; what arrives meanwhile is taken in together."""
@@ -45,8 +45,9 @@ class _Call:
 
 
 class TaskManagerProcess(Process):
-    def __init__(self, cluster: Cluster, bundle: JobBundle, instance: str, name: str, zone: str) -> None:
+    def __init__(self, cluster: Cluster, run: Run, instance: str, name: str, zone: str) -> None:
         super().__init__(cluster.world, name, zone)
+        self.run = run
         self.instance = instance
         self._cluster = cluster
         self._calls: dict[str, _Call] = {}
@@ -57,7 +58,7 @@ class TaskManagerProcess(Process):
         )
         self.uploads = Lane(self)
         self.task_manager = RehearsedTaskManager(
-            instance, self.exchange, self.uploads, bundle, cluster.store_of(self), calls=SimulatedCalls(self)
+            instance, self.exchange, self.uploads, run.bundle, cluster.store_of(self), calls=SimulatedCalls(self)
         )
         self.task_manager.injector = cluster.injector
         self.wake(0.0)
