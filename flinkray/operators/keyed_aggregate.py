@@ -25,7 +25,7 @@ from flinkray.state.table import KeyedTable, Snapshots, TableCopy, encode_rows, 
 
 ROWS_STATE, PENDING_STATE, ENDED_STATE = "rows", "pending", "ended"
 
-_STAMP_ONLY = Program(np.zeros((0, LINE), np.int64), [])
+_STAMP_ONLY = Program(np.zeros((0, LINE), np.int64), [], 0)
 
 
 class KeyedAggregateOperator(Operator):

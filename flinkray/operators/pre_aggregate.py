@@ -17,6 +17,7 @@ from flinkray.graph.aggregates import ROWS, Aggregate, partial_schema
 from flinkray.graph.windows import SessionWindow, Window
 from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState
 from flinkray.state.arrow_buffers import words_of
+from flinkray.state.dense_grouping import DenseGrouper
 from flinkray.state.grouping import MAX_ROWS, NO_PANES, BatchGrouper, pane_starts
 from flinkray.state.key_encoding import KeyCodec
 from flinkray.state.layout import AggregateLayout
@@ -37,7 +38,7 @@ class PreAggregateOperator(Operator):
         if isinstance(window, SessionWindow):
             raise PlanError("sessions cannot be pre-aggregated before their key's rows are together")
         self._keys, self._aggregates, self._window = tuple(keys), tuple(aggregates), window
-        self._grouper = BatchGrouper()
+        self._grouper, self._dense_grouper = BatchGrouper(), DenseGrouper()
         self._useless = 0
         self._skip = 0
 
@@ -61,8 +62,9 @@ class PreAggregateOperator(Operator):
         if self._window is not None:
             panes = pane_starts(words_of(batch.column(EVENT_TIME)), self._window.pane_us, self._window.offset_us)
         groups, firsts = self._groups(batch, panes)
-        rows = self._fresh_rows(batch.num_rows if firsts is None else len(firsts))
-        self._layout.run(self._layout.update(batch), rows, groups)
+        program = self._layout.update(batch, into_fresh=True)
+        rows = self._fresh_rows(batch.num_rows if firsts is None else len(firsts), program.certain)
+        self._layout.run(program, rows, groups)
         arrays = [batch.column(key) for key in self._keys]
         if firsts is not None:
             chosen = pa.array(firsts)
@@ -78,10 +80,19 @@ class PreAggregateOperator(Operator):
         if self._skip > 0:
             self._skip -= 1
             return np.arange(batch.num_rows, dtype=np.int32), None
-        keys = self._codec.keys(batch, self._keys, self.context.hash_seed)
-        groups, firsts = self._grouper.group(keys, panes, self._codec.by_words)
+        groups, firsts = self._dense_groups(batch, panes) or self._hashed_groups(batch, panes)
         self._judge(len(firsts), batch.num_rows)
         return groups, firsts
+
+    def _dense_groups(self, batch: pa.RecordBatch, panes: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        words = self._codec.whole_numbers(batch, self._keys)
+        if words is None:
+            return None
+        return self._dense_grouper.group(words, panes, self._window.pane_us if self._window is not None else 0)
+
+    def _hashed_groups(self, batch: pa.RecordBatch, panes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        keys = self._codec.keys(batch, self._keys, self.context.hash_seed)
+        return self._grouper.group(keys, panes, self._codec.by_words)
 
     def _judge(self, groups: int, rows: int) -> None:
         if rows < _MIN_ROWS:
@@ -91,9 +102,11 @@ class PreAggregateOperator(Operator):
             self._useless = USELESS_BATCHES - 1  # one more useless batch after the pause is enough
             self._skip = SKIP_BATCHES
 
-    def _fresh_rows(self, count: int) -> np.ndarray:
+    def _fresh_rows(self, count: int, flags: int) -> np.ndarray:
         if count > len(self._rows):
             self._rows = np.empty((max(count, 2 * len(self._rows)), self._layout.width), np.int64)
         rows = self._rows[:count]
         rows[:] = self._layout.initial
+        if flags:
+            rows[:, self._layout.flag_word] = flags
         return rows

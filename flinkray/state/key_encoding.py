@@ -25,6 +25,7 @@ from flinkray.state.arrow_buffers import (
     is_bytes_type,
     is_word_type,
     value_type,
+    words_of,
 )
 from flinkray.state.bits import bit_at, load_i64, load_u8, load_u32
 from flinkray.state.jit import I8, I8_ROWS, RO_I8, RO_U1, U1, njit, types
@@ -64,6 +65,13 @@ class KeyCodec:
 
     def keys(self, batch: pa.RecordBatch, columns: Sequence[str], seed: int) -> Keys:
         return self.encode([contiguous(batch.column(name)) for name in columns], batch.num_rows, seed)
+
+    def whole_numbers(self, batch: pa.RecordBatch, columns: Sequence[str]) -> np.ndarray | None:
+        """int64[n]: the keys as they are, when they are one column of integers, dates or timestamps and none is null."""
+        if not self.by_words or pa.types.is_floating(self.kinds[0]) or pa.types.is_null(self.kinds[0]):
+            return None
+        array = contiguous(batch.column(columns[0]))
+        return None if array.null_count else words_of(array)
 
     def encode(self, arrays: Sequence[pa.Array], rows: int, seed: int) -> Keys:
         """The keys of plain arrays, hashed with the job's seed."""

@@ -38,6 +38,8 @@ class Program(NamedTuple):
 
     lines: np.ndarray
     alive: list[Any]
+    certain: int
+    """Flags of the aggregates that every row gives a value."""
 
 
 @dataclass
@@ -45,7 +47,7 @@ class _Builder:
     lines: list[list[int]] = field(default_factory=list)
     alive: list[Any] = field(default_factory=list)
     certain: int = 0
-    """Bits of the aggregates that every row gives a value: set by one line for all."""
+    """See `Program`: set by one line for all."""
 
     def add(
         self, op: int, word: int, bit: int, inputs: Sequence[int], stride: int = 8, valid: tuple[int, int, int] = (ops.ALWAYS, 0, 0)
@@ -60,10 +62,10 @@ class _Builder:
         self.alive.append(array)
         return int(array.ctypes.data)
 
-    def program(self, flag_word: int) -> Program:
-        if self.certain:
+    def program(self, flag_word: int, into_fresh: bool = False) -> Program:
+        if self.certain and not into_fresh:
             self.add(ops.SET_FLAGS, flag_word, -1, [self.certain])
-        return Program(np.array(self.lines, np.int64).reshape(-1, ops.LINE), self.alive)
+        return Program(np.array(self.lines, np.int64).reshape(-1, ops.LINE), self.alive, self.certain)
 
 
 class AggregateLayout:
@@ -104,8 +106,8 @@ class AggregateLayout:
         names = [name for name in partial_schema.names if name == FLAGS or re.fullmatch(r"_a\d+_\d", name)]
         return cls(aggregates, kinds, [*names, *extra])
 
-    def update(self, batch: pa.RecordBatch) -> Program:
-        """The program that folds raw rows."""
+    def update(self, batch: pa.RecordBatch, into_fresh: bool = False) -> Program:
+        """The program that folds raw rows. `into_fresh`: into accumulators that have the flags `certain` already."""
         build = _Builder()
         for index, aggregate in enumerate(self.aggregates):
             self._update_lines(build, index, aggregate, batch)
@@ -113,7 +115,7 @@ class AggregateLayout:
             build.add(ops.MAX, self.word[EVENT_TIME], -1, [build.address(words_of(batch.column(EVENT_TIME)))])
         if ROWS in self.word:
             build.add(ops.ADD_ONE, self.word[ROWS], -1, [])
-        return build.program(self.flag_word)
+        return build.program(self.flag_word, into_fresh)
 
     def merge(self, batch: pa.RecordBatch) -> Program:
         """The program that folds pre-aggregated rows."""

@@ -33,6 +33,7 @@ _REST = {
         "state.index_kernels",
         "state.key_index",
         "state.grouping",
+        "state.dense_grouping",
         "state.table",
         "state.window_kernels",
     ),

@@ -12,6 +12,7 @@ import pytest
 
 from flinkray.errors import PlanError
 from flinkray.graph.key_groups import HASH_VERSION, key_group_range
+from flinkray.state.dense_grouping import WIDEST, DenseGrouper
 from flinkray.state.grouping import BatchGrouper, pane_starts, sort_by_pane
 from flinkray.state.growth import CopyBuffers, grown
 from flinkray.state.key_encoding import KeyCodec
@@ -213,6 +214,35 @@ def test_grouping_a_batch_finds_each_pane_and_key_once_in_order_of_appearance() 
             wanted = [model.setdefault((key, pane), len(model)) for key, pane in zip(keys, panes.tolist(), strict=True)]
             assert groups.tolist() == wanted
             assert [(keys[i], int(panes[i])) for i in firsts] == list(model)
+
+
+@pytest.mark.parametrize("low", [0, -40, 1 << 40, -(1 << 63), (1 << 63) - 101])
+def test_keys_that_lie_close_together_are_grouped_by_their_place(low: int) -> None:
+    random_, grouper = random.Random(low), DenseGrouper()
+    for size, panes in ((1, 1), (60, 1), (500, 3), (7, 1), (3000, 6)):
+        keys = [low + random_.randrange(min(100, WIDEST * size // panes)) for _ in range(size)]
+        starts = [random_.randrange(-1, panes - 1) * 10 for _ in range(size)] if panes > 1 else []
+        found = grouper.group(np.array(keys, np.int64), np.array(starts, np.int64), 10)
+        assert found is not None
+        groups, firsts = found
+        model: dict[Any, int] = {}
+        pairs = list(zip(keys, starts or [0] * size, strict=True))
+        assert groups.tolist() == [model.setdefault(pair, len(model)) for pair in pairs]
+        assert [pairs[i] for i in firsts] == list(model)
+
+
+@pytest.mark.parametrize(
+    ("words", "panes"),
+    [([0, 9], []), ([-(1 << 63), (1 << 63) - 1], []), ([0, 1], [0, 20]), ([5, 5], [-(1 << 62), 1 << 62]), ([0, 3], [0, 10])],
+)
+def test_keys_or_panes_that_are_far_apart_are_left_to_hashing(words: list[int], panes: list[int]) -> None:
+    assert DenseGrouper().group(np.array(words, np.int64), np.array(panes, np.int64), 10) is None
+
+
+def test_no_rows_have_no_groups() -> None:
+    found = DenseGrouper().group(np.empty(0, np.int64), np.empty(0, np.int64), 10)
+    assert found is not None
+    assert [len(part) for part in found] == [0, 0]
 
 
 @pytest.mark.parametrize(("pane", "offset"), [(10, 0), (10, 3), (7, 0), (2_000_000, 0), (1, 0), (3_600_000_000, 1_800_000_000)])
