@@ -51,16 +51,7 @@ def join(operator: type[Operator], over: Interval | TumblingWindow, rows: int) -
     def run() -> tuple[int, int, float]:
         columns = join_columns(LEFT.remove(2), RIGHT.remove(2), ["key"], ["key"], windowed=isinstance(over, TumblingWindow))
         made = operator(join=Join(("key",), ("key",), "inner", columns, over))  # type: ignore[call-arg]
-        driven = OperatorHarness(made, input_schemas=(LEFT, RIGHT))
-        sides = list(zip(batches(LEFT, rows // 2, KEYS, 1), batches(RIGHT, rows // 2, KEYS, 2), strict=True))
-        found, most, started = 0, 0, time.perf_counter()
-        for number, (left, right) in enumerate(sides):
-            driven.rows(left).rows(right, input=1).watermark((number + 1) * BATCH * ROW_US - 1)
-            found += driven.output().num_rows
-            most = max(most, driven.metrics.state_rows)
-        seconds = time.perf_counter() - started
-        print(f"  {found:,} pairs, at most {most:,} rows in state", end="")
-        return len(sides) * 2 * BATCH, found, seconds
+        return both_sides(made, rows)
 
     return run
 

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 import pyarrow as pa
 
+from flinkray.errors import PlanError
 from flinkray.ids import KeyGroupRange
 from flinkray.operators.calls import Calls, CallSpec, no_calls
 
@@ -60,6 +61,14 @@ class OperatorContext:
     """How old a small batch of a source may become before it is sent."""
     open_calls: Callable[[CallSpec], Calls] = no_calls
     """Calls beside the mailbox, which the task looks after (`in_flight_operator`)."""
+
+    def input_schema(self, index: int = 0) -> pa.Schema:
+        """The columns of an input. Raises PlanError where they are known only when rows come."""
+        schema = self.input_schemas[index]
+        if schema is None:
+            which = "its input" if len(self.input_schemas) == 1 else f"its input {index}"
+            raise PlanError(f"{self.name}: the columns of {which} must be known; declare output_schema upstream")
+        return schema
 
 
 class StateCapture(ABC):

@@ -74,8 +74,7 @@ class CoProcessOperator(ProcessOperator):
     def _as_left(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The right rows' keys under the names and types of the left ones, and their event times."""
         assert self._right_keys is not None
-        schema = self.context.input_schemas[0]
-        assert schema is not None
+        schema = self.context.input_schema()
         columns = {key: batch.column(its).cast(schema.field(key).type) for key, its in zip(self._keys, self._right_keys, strict=True)}
         if self._has_time:
             columns[EVENT_TIME] = batch.column(EVENT_TIME)

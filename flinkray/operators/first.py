@@ -41,9 +41,7 @@ class FirstOperator(Operator):
 
     def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
         super().open(context, restored, restored_checkpoint)
-        schema = context.input_schemas[0]
-        if schema is None:
-            raise PlanError(f"{context.name}: rows are told apart by columns that must be known; declare output_schema upstream")
+        schema = context.input_schema()
         self._has_time = EVENT_TIME in schema.names
         if self._by_time and not self._has_time:
             raise PlanError(f"{context.name}: the first row by event time, but the rows have none; give the source a watermark")

@@ -59,9 +59,7 @@ class GeneralWindowOperator(Operator):
 
     def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
         super().open(context, restored, restored_checkpoint)
-        schema = context.input_schemas[0]
-        if schema is None:
-            raise PlanError(f"{context.name}: windows need to know their input's columns; declare output_schema upstream")
+        schema = context.input_schema()
         self._has_time, self._input = EVENT_TIME in schema.names, plain_schema(schema)
         partial = PartialAggregates(self._keys, self._aggregates, self._input) if self._function is None else None
         folds = partial if self._windows.evictor is None else None

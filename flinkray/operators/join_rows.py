@@ -22,10 +22,7 @@ class JoinSides:
     """The inputs of a join, checked against what it wants of them. Raises PlanError."""
 
     def __init__(self, join: Join, context: OperatorContext) -> None:
-        schemas = context.input_schemas
-        if len(schemas) != 2 or schemas[0] is None or schemas[1] is None:
-            raise PlanError(f"{context.name}: a join must know the columns of both inputs; declare output_schema upstream")
-        self.schemas: tuple[pa.Schema, pa.Schema] = (schemas[0], schemas[1])
+        self.schemas = (context.input_schema(0), context.input_schema(1))
         self.keys = (join.left_keys, join.right_keys)
         for schema, keys, side in zip(self.schemas, self.keys, ("left", "right"), strict=True):
             missing = sorted({EVENT_TIME, *keys, *(c for x in join.columns if (c := getattr(x, side)) is not None)} - set(schema.names))

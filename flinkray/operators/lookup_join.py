@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from flinkray.columns import EVENT_TIME, HIDDEN
 from flinkray.connectors.base import Source
-from flinkray.errors import PlanError
 from flinkray.graph.joins import JoinColumn
 from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState
 from flinkray.operators.join_rows import plain_columns
@@ -65,9 +64,7 @@ class LookupJoinOperator(Operator):
 
     def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
         super().open(context, restored, restored_checkpoint)
-        schema = context.input_schemas[0]
-        if schema is None:
-            raise PlanError(f"{context.name}: a join must know the columns of its input; declare output_schema upstream")
+        schema = context.input_schema()
         self._input = plain_schema(schema)
         self._read()
 

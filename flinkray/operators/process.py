@@ -55,9 +55,7 @@ class ProcessOperator(SteppingOperator):
 
     def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
         super().open(context, restored, restored_checkpoint)
-        schema = context.input_schemas[0]
-        if schema is None:
-            raise PlanError(f"{context.name}: process needs to know its input's columns; declare output_schema upstream")
+        schema = context.input_schema()
         self._has_time = EVENT_TIME in schema.names
         self._ctx = Context(self._cursor, context.clock, self._side_schemas, context.name)
         self._ctx.has_event_time = self._has_time

@@ -54,9 +54,7 @@ class RankOperator(Operator):
 
     def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
         super().open(context, restored, restored_checkpoint)
-        schema = context.input_schemas[0]
-        if schema is None:
-            raise PlanError(f"{context.name}: rows are ranked by columns that must be known; declare output_schema upstream")
+        schema = context.input_schema()
         self._schema = context.output_schema or schema.append(pa.field(CHANGE, pa.int8(), nullable=False))
         for name, direction in self._by:
             order_codes(pa.array([], schema.field(name).type), direction)

@@ -52,10 +52,7 @@ class RegularJoinOperator(Operator):
 
     def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
         super().open(context, restored, restored_checkpoint)
-        schemas = [schema for schema in context.input_schemas if schema is not None]
-        if len(schemas) != 2:
-            raise PlanError(f"{context.name}: a join must know the columns of both inputs; declare output_schema upstream")
-        self._inputs = schemas
+        self._inputs = schemas = [context.input_schema(0), context.input_schema(1)]
         join, self._keys = self._join, (self._join.left_keys, self._join.right_keys)
         check_join_keys(schemas[0], schemas[1], *self._keys, join.how, (*HOWS, *HALVES))
         self._has_time = all(EVENT_TIME in schema.names for schema in schemas)

@@ -61,9 +61,7 @@ class SessionAggregateOperator(Operator):
     def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
         super().open(context, restored, restored_checkpoint)
         restored = unfinished(restored)
-        schema = context.input_schemas[0]
-        if schema is None:
-            raise PlanError(f"{context.uid!r}: sessions must know the columns of their rows; declare output_schema= before them")
+        schema = context.input_schema()
         schema_of_results = result_schema(self._keys, self._aggregates, self._window, schema)  # checks columns and types, too
         self._schema = context.output_schema or schema_of_results
         self._layout = AggregateLayout.of_rows(self._aggregates, schema)

@@ -55,9 +55,7 @@ class WindowAggregateOperator(Operator):
     def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
         super().open(context, restored, restored_checkpoint)
         restored = unfinished(restored)
-        schema = context.input_schemas[0]
-        if schema is None:
-            raise PlanError(f"{context.name}: aggregates need to know their input's columns; declare output_schema upstream")
+        schema = context.input_schema()
         if self._pre_aggregated:
             if context.output_schema is None:
                 raise ProtocolError(f"{context.name}: the result's types are not in the plan, and cannot be told from parts")

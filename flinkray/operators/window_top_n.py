@@ -65,9 +65,7 @@ class WindowTopNOperator(Operator):
     def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
         super().open(context, restored, restored_checkpoint)
         restored = unfinished(restored)
-        schema = context.input_schemas[0]
-        if schema is None:
-            raise PlanError(f"{context.uid!r}: top_n must know the columns of its input; declare output_schema= before it")
+        schema = context.input_schema()
         self._check_columns(schema)
         self._panes = PaneBuffer(schema, self._best)
         states = {state.name: state for state in restored}

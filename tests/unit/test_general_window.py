@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -342,6 +343,13 @@ def test_the_last_early_answer_is_the_windows_answer(story: list[Any], window: A
     expected = {(key, start, end): ns for key, start, end, ns in model(window, rows)}
     micros = {(key, *(None if at is None else round(at.timestamp() * 1e6) for at in span)): ns for (key, *span), ns in newest.items()}
     assert micros == expected
+
+
+def test_columns_that_are_not_known_are_asked_for() -> None:
+    known = harness(TumblingWindow(10)).operator.context
+    for schemas, which in (((None,), "its input"), ((None, SCHEMA), "its input 0")):
+        with pytest.raises(PlanError, match=f"the columns of {which} must be known; declare output_schema upstream"):
+            operator(TumblingWindow(10)).open(replace(known, input_schemas=schemas), (), None)
 
 
 def test_parts_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
