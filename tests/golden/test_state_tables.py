@@ -111,7 +111,9 @@ def test_open_sessions_are_what_the_rows_so_far_say(tmp_path: Path) -> None:
 
 def test_all_subtasks_and_older_checkpoints_are_read(tmp_path: Path) -> None:
     taken(tmp_path, totals, parallelism=3)
-    for listed in StateReader(storage(tmp_path), APP).checkpoints():
+    checkpoints = StateReader(storage(tmp_path), APP).checkpoints()
+    assert len(checkpoints) >= 12
+    for listed in checkpoints:
         assert listed.manifest is not None
         table = fr.read_state(storage(tmp_path), APP, "state", at=listed.checkpoint or 0)
         assert sum(table.column("bids").to_pylist()) == listed.manifest.counters.records_in

@@ -29,7 +29,10 @@ def kuberay() -> dict[str, Any]:
 def test_ray_takes_it(cluster: dict[str, Any]) -> None:
     from ray.autoscaler._private.util import validate_config
 
-    validate_config({"cluster_synced_files": [], **cluster})  # `ray up` fills that in, with its other defaults
+    whole = {"cluster_synced_files": [], **cluster}  # `ray up` fills that in, with its other defaults
+    validate_config(whole)
+    with pytest.raises(ValueError, match="head_node_type"):
+        validate_config({**whole, "head_node_type": "of no such name"})
 
 
 def test_there_is_a_worker_in_each_of_three_zones_and_none_on_the_head(cluster: dict[str, Any]) -> None:

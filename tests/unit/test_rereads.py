@@ -69,6 +69,7 @@ def test_a_writer_that_misreads_its_own_record_is_not_deposed(store: NoisyStore)
     store.damage(LOG_FOLDER)
     checkpoint(log, 1)
     checkpoint(log, 2)
+    assert [manifest.header.checkpoint for manifest in log.read().manifests if manifest.header] == [2, 1]
 
 
 def test_a_chunk_that_is_misread_is_read_again_and_one_that_is_damaged_is_refused(store: NoisyStore) -> None:

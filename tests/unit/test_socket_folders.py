@@ -63,3 +63,4 @@ def test_a_process_that_leaves_takes_its_folder_with_it(tmp_path: Path) -> None:
 
 def test_without_any_folder_there_is_nothing_to_sweep(tmp_path: Path) -> None:
     sweep(str(tmp_path / "none"))
+    assert not (tmp_path / "none").exists(), "nor is one made"

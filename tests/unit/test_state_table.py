@@ -68,7 +68,7 @@ def test_deltas_build_on_any_remembered_snapshot_and_old_ones_are_forgotten() ->
 
 def test_kernels_are_there_after_warming() -> None:
     said: list[str] = []
-    assert warm_kernels(say=said.append) >= 0
+    warm_kernels(say=said.append)
     assert kernels_compiled()
     compiled = len(said)
     warm_kernels(say=said.append)
