@@ -179,7 +179,7 @@ class ProcessOperator(SteppingOperator):
                 self._runner.timers(
                     EVENT, times, slots, times, out, at_most=self._store.largest_us if watermark_us == MAX_WATERMARK else None
                 )
-            except Exception:
+            except Exception:  # whatever user code raises
                 timers.register_many(times, slots)  # an incident holds them, and fires them again
                 raise
             due = timers.peek_us()

@@ -13,7 +13,7 @@ from typing import Any, Literal, TextIO
 
 from flinkray.api.job_handle import JobHandle, JobResult
 from flinkray.api.notebook import Drawing, progress_html, shell
-from flinkray.errors import JobCancelledError, WaitTimeoutError
+from flinkray.errors import FlinkrayError, JobCancelledError, WaitTimeoutError
 
 Style = Literal["live", "plain", "off"]
 
@@ -43,7 +43,7 @@ def wait_with_progress(handle: JobHandle, style: Style | None = None) -> JobResu
                 result = _step(handle, view)
             except KeyboardInterrupt as interrupt:
                 result = _on_interrupt(handle, view, interrupt)
-            except Exception:
+            except FlinkrayError:  # how the job ended
                 view.finish()
                 raise
             if result is not None:

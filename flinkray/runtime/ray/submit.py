@@ -118,7 +118,7 @@ def _pickled(bundle: JobBundle) -> bytes:
     """The job as it goes to other processes. PlanError naming the operator whose function cannot go."""
     try:
         return cloudpickle.dumps(bundle)
-    except Exception as error:
+    except Exception as error:  # whatever a user's object raises when it is pickled
         for vertex in bundle.graph.vertices:
             for spec in vertex.operators:
                 _check_pickles(spec.uid, spec.params, error)
