@@ -3,18 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NewType
-
-Claim = NewType("Claim", int)
-"""Number of the `Claim` record in the storage log: who owns the application in storage."""
-
-AttemptId = NewType("AttemptId", int)
-"""A deployment of the whole job."""
-
-CheckpointId = NewType("CheckpointId", int)
-
-InstanceId = NewType("InstanceId", str)
-"""One TaskManager or JobManager process: 32 hexadecimal digits, fresh for each process."""
 
 
 @dataclass(frozen=True, order=True, slots=True)

@@ -80,10 +80,6 @@ class JournalCore:
         self._forgetting: JournalCall | None = None
 
     @property
-    def next_slot(self) -> int:
-        return self.view.slots
-
-    @property
     def leads(self) -> bool:
         """The newest election that is known here is this token's, and nobody has been met since."""
         return self.state is not JournalState.DEPOSED and self.view.token == self.token

@@ -187,7 +187,6 @@ class Acknowledged:
     """When the first row of this attempt reached a sink of the slot; wall clock."""
     written_bytes: int = 0
     sync_ms: float = 0.0
-    async_ms: float = 0.0
     align_ms: float = 0.0
 
 

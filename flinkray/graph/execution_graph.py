@@ -1,4 +1,4 @@
-"""The job graph unrolled: which subtask talks to which, and which slot runs what. Pure."""
+"""The job graph unrolled: which subtask talks to which. Pure. Subtask i of every vertex runs in slot i."""
 
 from __future__ import annotations
 
@@ -24,13 +24,3 @@ def edge_channels(graph: JobGraph, edge: JobEdge) -> Iterator[Channel]:
         mine = (sender,) if isinstance(edge.partitioning, Forward) else range(receivers)
         for receiver in mine:
             yield edge.index, TaskId(edge.source_vertex, sender), TaskId(edge.target_vertex, receiver)
-
-
-def slot_of(task: TaskId) -> int:
-    """Subtask i of every vertex runs in slot i, so that a slot holds one part of the whole pipeline."""
-    return task.subtask
-
-
-def tasks_of_slot(graph: JobGraph, slot: int) -> tuple[TaskId, ...]:
-    """The tasks that one slot runs, upstream first."""
-    return tuple(TaskId(v.index, slot) for v in graph.vertices if slot < v.parallelism)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -123,7 +123,3 @@ class Drafts:
         while candidate in taken:
             candidate, number = f"{uid}{number}", number + 1
         return candidate
-
-
-def hash_link(port: Port, keys: Sequence[str]) -> Link:
-    return Link(port, Hash(tuple(keys)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -57,7 +56,6 @@ class Uploader:
 
     def upload(self, part: SlotCheckpoint) -> Acknowledged:
         """Raises StorageError when the store refuses; the checkpoint then fails, the job goes on."""
-        started = time.perf_counter()
         barrier = part.barrier
         transactions: dict[str, tuple[object, ...]] = {}
         for snapshot in part.parts.values():
@@ -76,7 +74,6 @@ class Uploader:
             first_row_at_us=part.first_row_at_us,
             written_bytes=written,
             sync_ms=max(snapshot.sync_ms for snapshot in part.parts.values()),
-            async_ms=(time.perf_counter() - started) * 1e3,
             align_ms=max(snapshot.align_ms for snapshot in part.parts.values()),
         )
 

@@ -123,10 +123,6 @@ class KeyedRows:
     def slots_of(self, positions: Int64Array) -> Slots:
         return self._entries[positions, SLOT].astype(np.int32)
 
-    def numbers_of(self, positions: Int64Array) -> Int64Array:
-        """Grow in order of arrival."""
-        return self._entries[positions, NUMBER]
-
     def word(self, name: str, positions: Int64Array) -> Int64Array:
         return self._entries[positions, ENTRY_WORDS + self.words.index(name)]
 

@@ -272,7 +272,7 @@ def test_a_snapshot_that_cannot_be_written_holds_no_record_up_and_deletes_nothin
         while writer.calls:
             lost = isinstance(writer.calls[0].operation, PutSnapshot)
             writer.one(silent=lost, happens=not lost)
-    assert writer.core.next_slot == 10
+    assert writer.core.view.slots == 10
     assert slots.snapshots() == ()
     assert all(slots.get(slot) is not None for slot in range(10))
 

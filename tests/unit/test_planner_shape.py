@@ -9,9 +9,8 @@ from plan_fakes import FakeSink, FakeSource, kinds, operator, partitionings, shi
 
 import flinkray as fr
 from flinkray import col
-from flinkray.graph.execution_graph import channels, slot_of, tasks_of_slot
+from flinkray.graph.execution_graph import channels
 from flinkray.graph.job_graph import Forward, Hash, Rebalance, Route, ToEdge, ToOperator
-from flinkray.ids import TaskId
 
 WATERMARK = fr.Watermarks.bounded("date_time", "4s")
 
@@ -200,6 +199,3 @@ def test_channels_are_one_to_one_or_each_to_each(env):
             assert by_edge[edge.index] == [(0, 0), (0, 1), (1, 0), (1, 1)]
         else:
             assert by_edge[edge.index] == [(0, 0), (0, 1)]
-    assert slot_of(TaskId(3, 1)) == 1
-    assert TaskId(0, 1) not in tasks_of_slot(graph, 1)
-    assert [t.vertex for t in tasks_of_slot(graph, 0)] == [v.index for v in graph.vertices]

@@ -25,7 +25,6 @@ class Fiber:
         self._function = function
         self._done = done
         self._stack: greenlet | None = None
-        self._resumed_from: greenlet | None = None
         self._abandoned = False
         self._over = False
 

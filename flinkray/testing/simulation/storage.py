@@ -12,7 +12,7 @@ from flinkray.errors import StorageError
 from flinkray.testing.simulation.faults import Injected, Injector
 from flinkray.testing.simulation.fibers import Fiber
 from flinkray.testing.simulation.network import Network
-from flinkray.testing.simulation.world import Process, World
+from flinkray.testing.simulation.world import Process
 
 REQUEST_S = 0.004
 """A typical way to storage and back."""
@@ -172,8 +172,3 @@ class SimulatedStore(ObjectStore):
 
 def _drop(value: object) -> None:
     del value
-
-
-def services(world: World) -> tuple[Process, Process]:
-    """Where storage and the journal are, for partitions."""
-    return Process(world, "storage", "services"), Process(world, "journal", "services")
