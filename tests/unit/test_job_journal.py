@@ -26,8 +26,10 @@ def test_a_run_journals_its_leader_workers_attempt_checkpoints_and_end_and_write
     env.from_source(fr.sources.Nexmark("bid", rows=4_000, rate=8_000), uid="in").sink_to(fr.sinks.Blackhole(), uid="out")
     result = env.execute()
     assert result.status == "FINISHED"
-    *_, before, newest = slots.snapshots()
-    assert slots.get(before - 1) is None, "below the last snapshot but one"
+    oldest, *_, newest = snapshots = slots.snapshots()
+    assert len(snapshots) in (2, 3), "what came before the last but one may be there when the run ends just then"
+    assert oldest > 3
+    assert slots.get(oldest - 1) is None
     snapshot = slots.get_snapshot(newest)
     assert snapshot is not None
     records = []
