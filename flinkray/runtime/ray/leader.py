@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 
 from flinkray.errors import FlinkrayError, JobFailedError, WaitTimeoutError
 from flinkray.runtime.ray.names import MAX_JOB_MANAGERS, NAMESPACE, job_manager_name
@@ -61,7 +63,7 @@ def job_managers(name: str) -> list[Any]:
     return found
 
 
-def _abandon(calls: Iterable[Any]) -> None:
+def abandon(calls: Iterable[Any]) -> None:
     """Ray prints the errors of calls that nobody takes: they are taken when they come. (Asking with `ray.wait` when they might have come failed
     within Ray now and then, by an assertion.)"""
     for call in calls:
@@ -86,6 +88,19 @@ class Leader:
         """Led when it was last asked."""
         self._loss = ""
         """What Ray said of the last actor that was lost."""
+        self._known: list[Any] | None = None
+        """Those that there were when the GCS was last asked; None: it was not yet."""
+        self._look: Thread | None = None
+
+    def look_around(self) -> None:
+        """Learn who there is, without waiting: the GCS may be away just when the leader is lost, and those that are known can be asked without."""
+        if self._look is None or not self._look.is_alive():
+            self._look = Thread(target=self._learn, name=f"flinkray-look-{self._name}", daemon=True)
+            self._look.start()
+
+    def _learn(self) -> None:
+        with suppress(RayError):
+            self._known = job_managers(self._name)
 
     def exists(self) -> bool:
         return bool(job_managers(self._name))
@@ -100,7 +115,9 @@ class Leader:
             for actor in [last] if last is not None and not open_calls else self._candidates():
                 if actor not in open_calls.values():
                     open_calls[getattr(actor, method).options(concurrency_group=group).remote(self._run, *arguments)] = actor
-            done, _ = ray.wait(list(open_calls), timeout=HEDGE_S + takes_s)
+            if not open_calls:
+                time.sleep(_PAUSE_S)  # nobody is known, and the GCS does not answer
+            done, _ = ray.wait(list(open_calls), timeout=HEDGE_S + takes_s) if open_calls else ([], [])
             for call in done:
                 actor = open_calls.pop(call)
                 answer = self._take(call)
@@ -113,10 +130,10 @@ class Leader:
                     time.sleep(_PAUSE_S)
                     continue
                 self._actor = actor
-                _abandon(open_calls)
+                abandon(open_calls)
                 return answer
             if time.monotonic() > deadline:
-                _abandon(open_calls)
+                abandon(open_calls)
                 raise WaitTimeoutError(
                     f"job {self._name}: no JobManager that leads answered {method} in {timeout_s:.0f} s; what was asked for may have happened"
                 )
@@ -129,8 +146,15 @@ class Leader:
             return NotLeading()
 
     def _candidates(self) -> list[Any]:
-        """Whoever may lead. Asks the GCS, and waits for it while it is away: the one that led last is called without."""
-        actors = [actor for actor in job_managers(self._name) if actor._actor_id not in self._others]
+        """Whoever may lead, by the GCS; those that were known where it does not answer soon."""
+        self.look_around()
+        assert self._look is not None
+        self._look.join(HEDGE_S)
+        if self._known is None:
+            return []
+        actors = [actor for actor in self._known if actor._actor_id not in self._others]
+        if self._look.is_alive():
+            return actors
         if not actors and "creation task" in self._loss:
             raise JobFailedError(
                 f"job {self._name}: its JobManager could not start: {self._loss.strip().splitlines()[-1]}. What a job uses must be there on every "

@@ -15,6 +15,8 @@ from flinkray.runtime.record import JobRecord
 
 INTERVAL_S = 1.0
 LEAVE_TIMEOUT_S = 2.0
+LOOK_EVERY = 2
+"""Turns from one look at who else may lead to the next."""
 
 
 class Presence:
@@ -35,7 +37,11 @@ class Presence:
         self._watched = False
 
     def _run(self) -> None:
+        turns = 0
         while not self._over.wait(INTERVAL_S):
+            if turns % LOOK_EVERY == 0:
+                self._leader.look_around()
+            turns += 1
             if not ray.is_initialized():
                 break  # the program has left the cluster; a call would join one again
             try:

@@ -12,6 +12,7 @@ import ray
 from ray.exceptions import RayError
 
 from flinkray.core.workers import worker_name
+from flinkray.runtime.ray.leader import abandon
 from flinkray.runtime.ray.names import NAMESPACE, instance_of, task_manager_name
 
 GRACE_S = 5.0
@@ -54,6 +55,7 @@ class Handles:
                 if instance not in known:
                     with suppress(ValueError, RayError):  # it is not there yet, or not any more: whoever leads looks again
                         known[instance] = self._look_up(instance, name)
+                        abandon([known[instance].hello.options(concurrency_group="look").remote()])  # so that it is connected
             self._known = known
 
 
