@@ -148,7 +148,7 @@ def _keyed_draft(
     parallelism: int,
 ) -> Draft:
     """The operator behind its shuffle, with what a restore must fit."""
-    rows = _output_rows(lowering, node, port, keys)
+    rows = _output_rows(node, port)
     partitioning = Hash(keys) if keys else Rebalance()
     draft = lowering.drafts.add(
         Draft(
@@ -168,7 +168,7 @@ def _keyed_draft(
     return draft
 
 
-def _output_rows(lowering: Lowering, node: KeyedNode, port: Port, keys: tuple[str, ...]) -> RowType:
+def _output_rows(node: KeyedNode, port: Port) -> RowType:
     assert node.rows.schema is not None
     if isinstance(node, AggregateNode):
         zero = [] if node.keys else [pa.field(ALL, pa.int64())]

@@ -73,7 +73,7 @@ def window_function(
     """A function over the rows of each window."""
     if not callable(function):
         raise PlanError(f"window process: {function!r} cannot be called; give function(rows, window)")
-    _check(stream, keys, windows, lateness_us)
+    _check(stream, windows, lateness_us)
     if output_schema is not None:
         check_names(output_schema.names, "window process: output_schema")
     return GeneralWindowNode(
@@ -90,7 +90,7 @@ def window_function(
 def _general(
     stream: LogicalNode, keys: tuple[str, ...], calls: Mapping[str, AggregateCall], windows: Windows, lateness_us: int, late_tag: str | None
 ) -> GeneralWindowNode:
-    schema = _check(stream, keys, windows, lateness_us)
+    schema = _check(stream, windows, lateness_us)
     fields = list(WINDOW_FIELDS) if windows.bounded else []
     check_outputs(calls, keys, [field.name for field in fields])
     aggregates, arguments = named_aggregates(schema, calls)
@@ -115,7 +115,7 @@ def _general(
     )
 
 
-def _check(stream: LogicalNode, keys: tuple[str, ...], windows: Windows, lateness_us: int) -> pa.Schema:
+def _check(stream: LogicalNode, windows: Windows, lateness_us: int) -> pa.Schema:
     require_append_only(stream, "window")
     schema = require_schema(stream, "window")
     window = windows.assigner

@@ -47,8 +47,8 @@ def form_sessions(
     return count
 
 
-@njit([types.int64(I8_ROWS, I8, I8)], nogil=True, cache=True)
-def take_id(sessions: np.ndarray, free: np.ndarray, counters: np.ndarray) -> int:
+@njit([types.int64(I8, I8)], nogil=True, cache=True)
+def take_id(free: np.ndarray, counters: np.ndarray) -> int:
     """An unused id; the caller has made room."""
     counters[LIVE] += 1
     if counters[FREED] > 0:
@@ -77,7 +77,7 @@ def unlink(session: int, sessions: np.ndarray, heads: np.ndarray, counters: np.n
 def open_session(
     key: int, first: int, last: int, generation: int, sessions: np.ndarray, heads: np.ndarray, free: np.ndarray, counters: np.ndarray
 ) -> int:
-    session = take_id(sessions, free, counters)
+    session = take_id(free, counters)
     sessions[session, START] = first
     sessions[session, LAST] = last
     sessions[session, KEY] = key
