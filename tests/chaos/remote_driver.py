@@ -22,6 +22,7 @@ from flinkray.connectors.nexmark import nexmark_table
 from flinkray.core.journal_records import Elected, JournalRecord
 from flinkray.testing.sentinels import ProbeSink, read_probe
 from tests.cluster.command_line import environment
+from tests.counted import Counted, rows_read
 from tests.golden.oracle import hot_items, same
 
 SETTLE_S = 90.0
@@ -86,6 +87,10 @@ class RemoteJob:
         assert result["records_in"] == self.settings["rows"], result
         return result | {"journal": journal}
 
+    def read(self) -> int:
+        """Rows read by all processes together, those that were read again counted each time."""
+        return rows_read(self.folder / "reads")
+
     def probed(self) -> int:
         """How often rows have come to the sink."""
         return len(read_probe(f"{self.folder}/probe"))
@@ -131,6 +136,7 @@ def start(settings: dict[str, Any]) -> Any:
     env = fr.StreamEnvironment(
         settings["name"],
         parallelism=settings["parallelism"],
+        high_availability=fr.HighAvailability(degraded=settings.get("degraded", "report")),
         checkpointing=fr.Checkpointing(
             interval=settings.get("interval", "1s"),
             min_pause="100ms",
@@ -140,8 +146,10 @@ def start(settings: dict[str, Any]) -> Any:
         ),
     )
     object.__setattr__(env.config, "detached", settings.get("detached", False))
+    reads = Path(folder, "reads")
+    reads.mkdir(exist_ok=True)
     bids = env.from_source(
-        fr.sources.Nexmark("bid", rows=settings["rows"], rate=settings["rate"]),
+        Counted(fr.sources.Nexmark("bid", rows=settings["rows"], rate=settings["rate"]), str(reads)),
         watermark=fr.Watermarks.bounded("date_time", "1s"),
         uid="bids",
     )
