@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 import ray
@@ -91,12 +91,16 @@ class Leader:
         self._known: list[Any] | None = None
         """Those that there were when the GCS was last asked; None: it was not yet."""
         self._look: Thread | None = None
+        self._look_lock = Lock()
 
-    def look_around(self) -> None:
-        """Learn who there is, without waiting: the GCS may be away just when the leader is lost, and those that are known can be asked without."""
-        if self._look is None or not self._look.is_alive():
-            self._look = Thread(target=self._learn, name=f"flinkray-look-{self._name}", daemon=True)
-            self._look.start()
+    def look_around(self) -> Thread:
+        """Learn who there is, without waiting: the GCS may be away just when the leader is lost, and those that are known can be asked without.
+        Several threads may call at a time: they share one look, which ends when the thread that is returned does."""
+        with self._look_lock:
+            if self._look is None or not self._look.is_alive():
+                self._look = Thread(target=self._learn, name=f"flinkray-look-{self._name}", daemon=True)
+                self._look.start()
+            return self._look
 
     def _learn(self) -> None:
         with suppress(RayError):
@@ -147,13 +151,12 @@ class Leader:
 
     def _candidates(self) -> list[Any]:
         """Whoever may lead, by the GCS; those that were known where it does not answer soon."""
-        self.look_around()
-        assert self._look is not None
-        self._look.join(HEDGE_S)
+        look = self.look_around()
+        look.join(HEDGE_S)
         if self._known is None:
             return []
         actors = [actor for actor in self._known if actor._actor_id not in self._others]
-        if self._look.is_alive():
+        if look.is_alive():
             return actors
         if not actors and "creation task" in self._loss:
             raise JobFailedError(

@@ -39,11 +39,11 @@ class Presence:
     def _run(self) -> None:
         turns = 0
         while not self._over.wait(INTERVAL_S):
+            if not ray.is_initialized():
+                break  # the program has left the cluster; a call would join one again
             if turns % LOOK_EVERY == 0:
                 self._leader.look_around()
             turns += 1
-            if not ray.is_initialized():
-                break  # the program has left the cluster; a call would join one again
             try:
                 self._record.write_newer(self._leader.call("keep_alive", self._watched))
             except WaitTimeoutError:
