@@ -2,7 +2,8 @@
 
 Ray runtime, exactly-once checkpoints every second to a folder, into a Blackhole sink. Seconds are from the first read of any task (noted by the
 source itself, on the clock of this machine) to the job's end, its last checkpoint and commits in it; starting Ray, the actors and deployment
-are not. The first run of a query is not counted.
+are not. Neither a spare TaskManager nor a standby JobManager is asked for: a query of a third of a second would share its two cores with
+processes that are just starting. The first run of a query is not counted.
 """
 
 from __future__ import annotations
@@ -111,6 +112,8 @@ def run(query: str, files: list[str], parallelism: int, runtime: Any, sink: Any)
             parallelism=parallelism,
             runtime=runtime,
             checkpointing=fr.Checkpointing(interval="1s", storage=f"file://{storage}"),
+            resources=fr.Resources(spare_task_managers=0),
+            high_availability=fr.HighAvailability(standbys=0),
         )
         watermark = fr.Watermarks.bounded("date_time", "4s") if query in TIMED else None
         QUERIES[query](env.from_source(bids, watermark=watermark, uid="bids")).sink_to(sink, uid="out")
