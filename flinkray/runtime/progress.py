@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ VARIABLE = "FLINKRAY_PROGRESS"
 REFRESH_S = 0.25
 PLAIN_INTERVAL_S = 5.0
 CANCEL_WAIT_S = 30.0
+ANSWER_LOOK_S = 0.1
 
 
 class Terminated(KeyboardInterrupt):
@@ -75,9 +77,12 @@ def _on_interrupt(handle: JobHandle, view: View, interrupt: KeyboardInterrupt) -
 
 
 def _ask(name: str) -> bool:
-    """True when the person means it; a second Ctrl-C means it too."""
-    print(f"\ncancel job {name}? [y/N] ", end="", file=sys.stderr, flush=True)
+    """True when the person means it; a second Ctrl-C means it too, also one that comes before the answer is waited for (a read that has begun
+    just after the signal came would not end with it, so the wait is in turns)."""
     try:
+        print(f"\ncancel job {name}? [y/N] ", end="", file=sys.stderr, flush=True)
+        while not select.select([sys.stdin], [], [], ANSWER_LOOK_S)[0]:
+            pass
         answer = sys.stdin.readline()
     except KeyboardInterrupt:
         return True
