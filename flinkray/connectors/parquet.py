@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flinkray.config import Duration
-from flinkray.connectors.base import Split, SplitReader
+from flinkray.connectors.base import Split
 from flinkray.connectors.enumerators import SPLITS_PER_READER
 from flinkray.connectors.file_sink import FileSink, FileWriter
-from flinkray.connectors.files import FileSource, InputFile, Missing, Paths, storage_errors
-from flinkray.connectors.schemas import SchemaLike, conform, engine_schema, file_columns
-from flinkray.errors import SourceError
+from flinkray.connectors.files import FileSource, InputFile, Missing, Paths
+from flinkray.connectors.parquet_reader import ParquetReader, open_parquet
+from flinkray.connectors.schemas import SchemaLike, engine_schema, file_columns
 
 MAX_SPLIT_ROWS = 2_000_000
 MIN_SPLIT_ROWS = 65_536
-_MIN_DECODE_ROWS = 16_384
 _WRITE_ROWS = 131_072
 _WRITE_BYTES = 32 << 20
 _MICROS = {"milliseconds": (1000, 1), "microseconds": (1, 1), "nanoseconds": (1, 1000)}
@@ -78,20 +75,7 @@ class ParquetSource(FileSource):
             parquet.close(force=True)
 
     def open_split(self, split: Split, offset: Any | None) -> ParquetReader:
-        return ParquetReader(self, split, offset)
-
-
-def open_parquet(file: InputFile, options: Mapping[str, Any] | None) -> pq.ParquetFile:
-    """Opens without a memory map: a file that somebody truncates must be an error, not a crash of the process. And without read-ahead where the
-    file is local: handing ranges to threads and back took a seventh of a keyed sum's time."""
-    file.check_unchanged(options)
-    with storage_errors(file.path):
-        try:
-            if file.is_local:
-                return pq.ParquetFile(file.path, memory_map=False, pre_buffer=False)
-            return pq.ParquetFile(file.open(options), pre_buffer=True)
-        except pa.ArrowInvalid as error:
-            raise SourceError(f"{file.path}: is no Parquet file: {error}") from error
+        return ParquetReader(split, offset, self.schema(), self.missing, self.storage_options)
 
 
 @dataclass(frozen=True)
@@ -151,68 +135,6 @@ def _min_us(chunk: Any, scale: tuple[int, int] | None) -> int | None:
     if scale is None or statistics is None or not statistics.has_min_max:
         return None
     return int(statistics.min_raw) * scale[0] // scale[1]
-
-
-class ParquetReader(SplitReader):
-    """Reads consecutive row groups of one file."""
-
-    def __init__(self, source: ParquetSource, split: Split, offset: Any | None) -> None:
-        self._file = InputFile.of(split.payload)
-        self._options = source.storage_options
-        self._schema = source.schema()
-        self._parquet = open_parquet(self._file, self._options)
-        self._columns = file_columns(self._parquet.schema_arrow, self._schema, source.missing, self._file.path)
-        start, stop = split.payload["start"], split.payload["stop"]
-        self._groups = range(start, stop)
-        metadata = self._parquet.metadata
-        self._ends = list(accumulate(metadata.row_group(group).num_rows for group in self._groups))
-        self._taken = 0
-        """Rows of the split that `read` has returned."""
-        self._batches: Iterator[pa.RecordBatch] | None = None
-        self._rest: pa.RecordBatch | None = None
-        if offset is not None:
-            self._taken = self._first_row(offset["row_group"] - start) + offset["row"]
-
-    def read(self, max_rows: int) -> pa.RecordBatch | None:
-        if self._rest is None:
-            self._rest = self._next_batch(max_rows)
-            if self._rest is None:
-                self._file.check_unchanged(self._options)
-                return None
-        batch, self._rest = self._rest.slice(0, max_rows), self._rest.slice(max_rows)
-        if not self._rest.num_rows:
-            self._rest = None
-        self._taken += batch.num_rows
-        return conform(batch, self._schema, self._file.path)
-
-    def _next_batch(self, max_rows: int) -> pa.RecordBatch | None:
-        try:
-            if self._batches is None:
-                self._batches = self._decode(max(max_rows, _MIN_DECODE_ROWS))
-            return next(self._batches, None)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise SourceError(f"{self._file.path}: cannot be decoded: {error}") from error
-
-    def _decode(self, batch_rows: int) -> Iterator[pa.RecordBatch]:
-        """Record batches from the current position on."""
-        first = bisect_right(self._ends, self._taken)
-        skip = self._taken - self._first_row(first)
-        columns = list(self._columns) or self._parquet.schema_arrow.names[:1]
-        groups = list(self._groups[first:])
-        for batch in self._parquet.iter_batches(batch_rows, row_groups=groups, columns=columns, use_threads=False):
-            if skip < batch.num_rows:
-                yield batch.slice(skip)
-            skip = max(skip - batch.num_rows, 0)
-
-    def _first_row(self, group_index: int) -> int:
-        return self._ends[group_index - 1] if group_index else 0
-
-    def offset(self) -> Any:
-        index = bisect_right(self._ends, self._taken)
-        return {"row_group": self._groups.start + index, "row": self._taken - self._first_row(index)}
-
-    def close(self) -> None:
-        self._parquet.close(force=True)
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ from importlib import import_module
 
 from flinkray.state.cache import complete_marker
 
-KEYED, SESSIONS, CSV, JOINS, ROWS, PROCESS = "keyed", "sessions", "csv", "joins", "rows", "process"
+KEYED, SESSIONS, CSV, PARQUET, JOINS, ROWS, PROCESS = "keyed", "sessions", "csv", "parquet", "joins", "rows", "process"
 
 _ALONE = {
     KEYED: ("state.accumulate", "state.ranking_kernels"),
     SESSIONS: ("state.session_kernels",),
     CSV: ("connectors.csv_kernels",),
+    PARQUET: ("connectors.parquet_kernels",),
     JOINS: ("state.join_kernels", "state.slot_groups"),
     ROWS: ("state.keyed_rows_kernels",),
     PROCESS: ("state.slot_groups",),
@@ -39,6 +40,7 @@ _REST = {
     ),
     SESSIONS: ("state.timer_kernels", "state.timers", "state.sessions"),
     CSV: (),
+    PARQUET: (),
     JOINS: (),
     ROWS: (),
     PROCESS: ("state.timer_kernels",),

@@ -1,0 +1,170 @@
+"""Columns of fixed width straight from the pages of a local Parquet file: twice as fast as by way of pyarrow, of whose time two thirds went into its
+snappy decoder. Whatever is not plain enough (text, nulls, nested columns, rare encodings and codecs) is pyarrow's, as before."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import cramjam
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flinkray.connectors import parquet_kernels as kernels
+from flinkray.connectors.parquet_kernels import PADDING, PAGE_FIELDS
+
+_PHYSICAL = {"INT64": 8, "DOUBLE": 8, "INT32": 4, "FLOAT": 4}
+"""Bytes of a value."""
+_PAGES = 64
+"""Room for that many at first."""
+
+Decompress = Callable[[np.ndarray, np.ndarray], int]
+
+
+def _copy(packed: np.ndarray, page: np.ndarray) -> int:
+    if len(packed) == len(page):
+        page[:] = packed
+    return len(packed)
+
+
+def _snappy(packed: np.ndarray, page: np.ndarray) -> int:
+    try:
+        return int(cramjam.snappy.decompress_raw_into(packed.data, page.data))
+    except cramjam.DecompressionError as error:
+        raise pa.ArrowInvalid(f"a page is no snappy: {error}") from error
+
+
+def _zstd(packed: np.ndarray, page: np.ndarray) -> int:
+    return _copy(np.frombuffer(pa.Codec("zstd").decompress(pa.py_buffer(packed), len(page)), np.uint8), page)
+
+
+_CODECS: dict[str, Decompress] = {"UNCOMPRESSED": _copy, "SNAPPY": _snappy, "ZSTD": _zstd}
+
+
+class PagedFile:
+    """A local file of which row groups' columns are read."""
+
+    def __init__(self, path: str, metadata: pq.FileMetaData, schema: pa.Schema) -> None:
+        """`schema`: the file's columns as pyarrow gives them."""
+        self._metadata = metadata
+        self._types = {field.name: field.type for field in schema}
+        names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+        self._places = {name: i for i, name in enumerate(names) if name in self._types and self._plain(i, self._types[name])}
+        self._handle = os.open(path, os.O_RDONLY)
+
+    def _plain(self, place: int, kind: pa.DataType) -> bool:
+        column = self._metadata.schema.column(place)
+        width = _PHYSICAL.get(column.physical_type)
+        fixed = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_temporal(kind)
+        return fixed and kind.bit_width == 8 * (width or 0) and column.max_repetition_level == 0 and column.max_definition_level <= 1
+
+    def columns(self, group: int, names: Sequence[str]) -> dict[str, ColumnPages]:
+        """Those of the columns that can be read here, of one row group."""
+        found = {name: self._column(group, self._places[name], self._types[name]) for name in names if name in self._places}
+        return {name: column for name, column in found.items() if column is not None}
+
+    def _column(self, group: int, place: int, kind: pa.DataType) -> ColumnPages | None:
+        row_group = self._metadata.row_group(group)
+        chunk = row_group.column(place)
+        optional = self._metadata.schema.column(place).max_definition_level == 1
+        statistics = chunk.statistics
+        surely_there = not optional or (statistics is not None and statistics.has_null_count and statistics.null_count == 0)
+        if chunk.compression not in _CODECS or not surely_there:
+            return None
+        start = min(chunk.data_page_offset, chunk.dictionary_page_offset or chunk.data_page_offset)
+        data = np.frombuffer(os.pread(self._handle, chunk.total_compressed_size, start), np.uint8)
+        pages = _find_pages(data, row_group.num_rows, chunk.total_uncompressed_size)
+        return None if pages is None else ColumnPages(data, pages, kind, _CODECS[chunk.compression], optional)
+
+    def close(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+        self._handle = -1
+
+
+def _find_pages(chunk: np.ndarray, rows: int, size_bytes: int) -> np.ndarray | None:
+    """int64[pages, PAGE_FIELDS] of a chunk of `size_bytes` when decompressed; None where pyarrow must read them. ArrowInvalid when the chunk is damaged."""
+    room = _PAGES
+    while True:
+        pages = np.empty((room, PAGE_FIELDS), np.int64)
+        count = kernels.find_pages(chunk, rows, size_bytes, pages)
+        if count == kernels.BROKEN:
+            raise pa.ArrowInvalid("a column chunk ends too early, or a page's header is damaged")
+        if count == kernels.REFUSED:
+            return None
+        if count <= room:
+            return pages[:count]
+        room = count
+
+
+class ColumnPages:
+    """One column of a row group, taken from front to back."""
+
+    def __init__(self, chunk: np.ndarray, pages: np.ndarray, kind: pa.DataType, decompress: Decompress, optional: bool) -> None:
+        self._chunk, self._kind, self._decompress, self._optional = chunk, kind, decompress, optional
+        self._width = kind.bit_width // 8
+        self._word = np.dtype(f"u{self._width}")
+        self._page = np.empty(int(pages[:, kernels.SIZE].max()) + PADDING, np.uint8)
+        """The page at hand, decompressed."""
+        self._size = self._at = self._left = 0
+        """Its bytes, where its next plain value lies, and values left of it."""
+        self._indexed = False
+        self._run = np.zeros(kernels.RUN_FIELDS, np.int64)
+        self._dictionary = np.empty(0, self._word)
+        first = len(pages) > 0 and pages[0, kernels.KIND] == kernels.DICTIONARY_PAGE
+        if first:
+            self._load(pages[0])
+            size = int(pages[0, kernels.VALUES]) * self._width
+            self._must(size <= self._size)
+            self._dictionary = self._page[:size].view(self._word).copy()
+        self._pages = iter(pages[1:] if first else pages)
+
+    def take(self, rows: int) -> pa.Array:
+        """The next values. ArrowInvalid when a page is damaged."""
+        buffer = pa.allocate_buffer(rows * self._width)
+        values = np.frombuffer(buffer, self._word)
+        taken = 0
+        while taken < rows:
+            if not self._left:
+                self._open_page()
+            count = min(self._left, rows - taken)
+            if self._indexed:
+                done = kernels.take_from_dictionary(self._page, self._size, self._run, self._dictionary, values, taken, taken + count)
+                self._must(done == taken + count)
+            else:
+                size = count * self._width
+                values[taken : taken + count].view(np.uint8)[:] = self._page[self._at : self._at + size]
+                self._at += size
+            taken += count
+            self._left -= count
+        return pa.Array.from_buffers(self._kind, rows, [None, buffer], null_count=0)
+
+    def _open_page(self) -> None:
+        header = next(self._pages, None)
+        self._must(header is not None)
+        assert header is not None
+        self._load(header)
+        self._left = int(header[kernels.VALUES])
+        self._at = self._levels_end(self._left) if self._optional else 0
+        self._indexed = header[kernels.ENCODING] != kernels.PLAIN
+        if self._indexed:
+            self._must(self._left == 0 or kernels.begin_runs(self._page, self._at, self._size, self._run))
+        else:
+            self._must(self._at + self._left * self._width <= self._size)
+
+    def _levels_end(self, values: int) -> int:
+        self._must(self._size >= 4)
+        end = 4 + int(self._page[:4].view(np.uint32)[0])
+        self._must(end <= self._size and kernels.none_missing(self._page, 4, end, values))
+        return end
+
+    def _load(self, header: np.ndarray) -> None:
+        start, packed, self._size = (int(header[field]) for field in (kernels.BODY, kernels.PACKED_SIZE, kernels.SIZE))
+        size = self._decompress(self._chunk[start : start + packed], self._page[: self._size]) if self._size else 0
+        self._must(size == self._size)
+
+    @staticmethod
+    def _must(holds: bool) -> None:
+        if not holds:
+            raise pa.ArrowInvalid("a page is damaged, or its statistics are wrong about nulls")
