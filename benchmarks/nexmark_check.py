@@ -55,7 +55,10 @@ def checks(name: str, options: argparse.Namespace) -> bool:
         if (differs := difference(found, wanted)) is not None:
             wrong.append(f"{label}: {differs}")
     verdict = "DIFFERS" if wrong else "equal"
-    print(f"{name:4} {verdict:8} {wanted.num_rows:9,} rows  {', '.join(r[0] for r in runs)}  {time.monotonic() - started:5.1f} s  {one.meaning}", flush=True)
+    print(
+        f"{name:4} {verdict:8} {wanted.num_rows:9,} rows  {', '.join(r[0] for r in runs)}  {time.monotonic() - started:5.1f} s  {one.meaning}",
+        flush=True,
+    )
     for text in wrong:
         print(f"     {text}", flush=True)
     return not wrong
@@ -78,8 +81,10 @@ def main() -> int:
     options = parser.parse_args()
     if options.kill or options.runtime == "ray":
         with ray():
-            return 0 if all([checks(name, options) for name in options.queries]) else 1
-    return 0 if all([checks(name, options) for name in options.queries]) else 1
+            wrong = [name for name in options.queries if not checks(name, options)]
+    else:
+        wrong = [name for name in options.queries if not checks(name, options)]
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

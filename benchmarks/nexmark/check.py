@@ -22,7 +22,14 @@ WAIT_S = 120.0
 
 
 def run(
-    query: Query, files: Files, folder: Path, *, parallelism: int, runtime: Literal["ray", "local"], rate: float | None = None, kill: bool = False
+    query: Query,
+    files: Files,
+    folder: Path,
+    *,
+    parallelism: int,
+    runtime: Literal["ray", "local"],
+    rate: float | None = None,
+    kill: bool = False,
 ) -> pa.Table:
     """The answer in the job's files, in the end. `kill`: SIGKILL to a TaskManager after the first checkpoint; the job must be longer than that (`rate`).
 

@@ -61,5 +61,3 @@ def _naive(table: pa.Table) -> pa.Table:
     fields = [field.with_type(pa.timestamp("us")) if pa.types.is_timestamp(field.type) else field for field in table.schema]
     fields = [field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field for field in fields]
     return table.cast(pa.schema(fields))
-
-

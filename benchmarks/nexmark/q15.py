@@ -34,7 +34,11 @@ LEVELS = {
 def ranks() -> dict[str, fr.agg.AggregateCall]:
     """The same twelve aggregates (of q16, too)."""
     found = {}
-    for what, count in (("bids", fr.agg.count()), ("bidders", fr.agg.count_distinct("bidder")), ("auctions", fr.agg.count_distinct("auction"))):
+    for what, count in (
+        ("bids", fr.agg.count()),
+        ("bidders", fr.agg.count_distinct("bidder")),
+        ("auctions", fr.agg.count_distinct("auction")),
+    ):
         found[f"total_{what}"] = count
         found |= {f"{level}_{what}": count.filter(condition) for level, condition in LEVELS.items()}
     return found
