@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flinkray.state.bits import load_i64
+from flinkray.state.bits import load_i64, load_u32
 from flinkray.state.jit import I8, I8_ROWS, RO_U1, RO_U8, U8, njit, types
 
 KIND, BODY, PACKED_SIZE, SIZE, VALUES, ENCODING, LEVELS = range(7)
@@ -224,10 +224,21 @@ def take_from_dictionary(page, end, run, dictionary, values, start, stop):  # ty
     return stop
 
 
-@njit([types.boolean(RO_U1, types.int64, types.int64, I8)], nogil=True, cache=True)
-def begin_runs(page, at, end, run):  # type: ignore[no-untyped-def]
-    """Set `run` to the dictionary indexes that begin with their width at a place."""
-    if at >= end or page[at] > _MOST_BITS:
-        return False
-    run[NEXT], run[LEFT], run[WIDTH] = at + 1, 0, page[at]
-    return True
+@njit([types.int64(RO_U1, types.int64, types.int64, types.boolean, types.int64, I8)], nogil=True, cache=True)
+def begin_page(page, end, values, levels, width, run):  # type: ignore[no-untyped-def]
+    """Where the values of a data page begin. `levels`: levels of one bit come before them. `width`: bytes of a plain value, 0 for indexes, for which
+    `run` is set. BROKEN also where a value is missing."""
+    at = np.int64(0)
+    if levels:
+        if end < 4:
+            return BROKEN
+        at = 4 + np.int64(load_u32(page.ctypes.data))
+        if at > end or not none_missing(page, 4, at, values):
+            return BROKEN
+    if width:
+        return at if values * width <= end - at else BROKEN
+    if values:
+        if at >= end or page[at] > _MOST_BITS:
+            return BROKEN
+        run[NEXT], run[LEFT], run[WIDTH] = at + 1, 0, page[at]
+    return at

@@ -19,6 +19,8 @@ _PHYSICAL = {"INT64": 8, "DOUBLE": 8, "INT32": 4, "FLOAT": 4}
 _PAGES = 64
 """Room for that many at first."""
 
+_DAMAGED = "a page is damaged, or its statistics are wrong about nulls"
+
 Decompress = Callable[[np.ndarray, np.ndarray], int]
 
 
@@ -112,13 +114,13 @@ class ColumnPages:
         self._indexed = False
         self._run = np.zeros(kernels.RUN_FIELDS, np.int64)
         self._dictionary = np.empty(0, self._word)
-        first = len(pages) > 0 and pages[0, kernels.KIND] == kernels.DICTIONARY_PAGE
-        if first:
-            self._load(pages[0])
-            size = int(pages[0, kernels.VALUES]) * self._width
-            self._must(size <= self._size)
+        self._pages = iter(pages.tolist())
+        if pages[0, kernels.KIND] == kernels.DICTIONARY_PAGE:
+            page = next(self._pages)
+            self._load(page)
+            size = page[kernels.VALUES] * self._width
+            _must(size <= self._size)
             self._dictionary = self._page[:size].view(self._word).copy()
-        self._pages = iter(pages[1:] if first else pages)
 
     def take(self, rows: int) -> pa.Array:
         """The next values. ArrowInvalid when a page is damaged."""
@@ -128,43 +130,33 @@ class ColumnPages:
         while taken < rows:
             if not self._left:
                 self._open_page()
-            count = min(self._left, rows - taken)
+            stop = min(taken + self._left, rows)
             if self._indexed:
-                done = kernels.take_from_dictionary(self._page, self._size, self._run, self._dictionary, values, taken, taken + count)
-                self._must(done == taken + count)
+                done = kernels.take_from_dictionary(self._page, self._size, self._run, self._dictionary, values, taken, stop)
+                _must(done == stop)
             else:
-                size = count * self._width
-                values[taken : taken + count].view(np.uint8)[:] = self._page[self._at : self._at + size]
+                size = (stop - taken) * self._width
+                values[taken:stop].view(np.uint8)[:] = self._page[self._at : self._at + size]
                 self._at += size
-            taken += count
-            self._left -= count
+            self._left -= stop - taken
+            taken = stop
         return pa.Array.from_buffers(self._kind, rows, [None, buffer], null_count=0)
 
     def _open_page(self) -> None:
-        header = next(self._pages, None)
-        self._must(header is not None)
-        assert header is not None
-        self._load(header)
-        self._left = int(header[kernels.VALUES])
-        self._at = self._levels_end(self._left) if self._optional else 0
-        self._indexed = header[kernels.ENCODING] != kernels.PLAIN
-        if self._indexed:
-            self._must(self._left == 0 or kernels.begin_runs(self._page, self._at, self._size, self._run))
-        else:
-            self._must(self._at + self._left * self._width <= self._size)
+        page = next(self._pages, None)
+        if page is None:
+            raise pa.ArrowInvalid(_DAMAGED)
+        self._load(page)
+        self._left = page[kernels.VALUES]
+        self._indexed = page[kernels.ENCODING] != kernels.PLAIN
+        self._at = kernels.begin_page(self._page, self._size, self._left, self._optional, self._width * (not self._indexed), self._run)
+        _must(self._at >= 0)
 
-    def _levels_end(self, values: int) -> int:
-        self._must(self._size >= 4)
-        end = 4 + int(self._page[:4].view(np.uint32)[0])
-        self._must(end <= self._size and kernels.none_missing(self._page, 4, end, values))
-        return end
+    def _load(self, page: list[int]) -> None:
+        start, packed, self._size = page[kernels.BODY], page[kernels.PACKED_SIZE], page[kernels.SIZE]
+        _must(not self._size or self._decompress(self._chunk[start : start + packed], self._page[: self._size]) == self._size)
 
-    def _load(self, header: np.ndarray) -> None:
-        start, packed, self._size = (int(header[field]) for field in (kernels.BODY, kernels.PACKED_SIZE, kernels.SIZE))
-        size = self._decompress(self._chunk[start : start + packed], self._page[: self._size]) if self._size else 0
-        self._must(size == self._size)
 
-    @staticmethod
-    def _must(holds: bool) -> None:
-        if not holds:
-            raise pa.ArrowInvalid("a page is damaged, or its statistics are wrong about nulls")
+def _must(holds: bool) -> None:
+    if not holds:
+        raise pa.ArrowInvalid(_DAMAGED)
