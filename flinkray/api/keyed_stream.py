@@ -109,10 +109,13 @@ class KeyedStream:
         order = None if order_by is None else _order(order_by, "asc", "deduplicate: order_by")
         return DataStream(self._environment, best_node(self._node, self.keys, order, keep, ttl))
 
-    def top_n(self, n: int, by: By | Sequence[By]) -> DataStream:
+    def top_n(self, n: int, by: By | Sequence[By], *, rank: str | None = None) -> DataStream:
         """The `n` best rows of each key of all so far: names (largest first) or `(name, "asc")`. Rows that tie with the last of them are
-        kept too. A retract stream: rows that are not among the best any more are taken back."""
-        return DataStream(self._environment, top_node(self._node, self.keys, n, _order(by, "desc", "top_n: by")))
+        kept too. A retract stream: rows that are not among the best any more are taken back.
+
+        With `rank`, the name of a column to add, rows are numbered from 1 (SQL's ROW_NUMBER; of equal rows the first to come is first), there
+        are exactly `n`, and the stream is an upsert stream by key and rank: a row replaces the one that had its rank."""
+        return DataStream(self._environment, top_node(self._node, self.keys, n, _order(by, "desc", "top_n: by"), rank))
 
     def connect(self, other: KeyedStream | BroadcastStream) -> ConnectedStreams:
         """This stream and another one, for a function that has state for both: a stream keyed alike (as many columns of the same kinds), or

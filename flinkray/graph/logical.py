@@ -273,6 +273,8 @@ class RankNode(LogicalNode):
     newest: bool
     """Of equal rows the last to come is best."""
     ttl_us: int | None
+    rank: str | None = None
+    """A column for each row's number among the best of its key."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -118,7 +118,7 @@ def input_need(node: LogicalNode, need: Need, found: Mapping[OutputKey, Need]) -
             return _late(node, found) | Need(through.union(order, node.keys), event_time=True)
         case RankNode():
             ranked = (name for name, _ in node.by if name != EVENT_TIME)
-            return Need(frozenset(kept(node.rows, need)).union(node.keys, ranked), node.rows.event_time)
+            return Need(frozenset(kept(node.rows, need)).union(node.keys, ranked) - {node.rank}, node.rows.event_time)
         case FirstNode():
             return Need(frozenset(kept(node.rows, need)).union(node.keys), node.rows.event_time)
         case ChangesNode():

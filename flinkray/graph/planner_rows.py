@@ -24,7 +24,8 @@ def lower_rank(lowering: Lowering, node: RankNode) -> Port:
         "n": node.n,
         "ties": node.ties,
         "newest": node.newest,
-        "upsert": not node.rows.retracts,
+        "upsert": not node.rows.retracts and node.rank is None,
+        "rank": node.rank,
         "ttl_us": node.ttl_us,
     }
     order = ", ".join(f"{'event time' if name == EVENT_TIME else name} {direction}" for name, direction in node.by)
@@ -40,7 +41,10 @@ def lower_first(lowering: Lowering, node: FirstNode) -> Port:
 def _keeping(lowering: Lowering, node: RankNode | FirstNode, params: dict[str, object], note: str) -> Port:
     port = lowering.drafts.narrow(lowering.port(node), lowering.asked(node))
     assert port.rows.schema is not None
-    rows = replace(node.rows, schema=port.rows.schema)
+    schema = port.rows.schema
+    if isinstance(node, RankNode) and node.rank is not None:
+        schema = schema.append(pa.field(node.rank, pa.int64()))
+    rows = replace(node.rows, schema=schema)
     draft = lowering.draft(node, node.kind, params, rows, [Link(port, Hash(node.keys))])
     draft.state = [list(node.keys), [f"{field.name} {field.type}" for field in port.rows.schema], note]
     draft.notes.insert(0, note if node.ttl_us is None else f"{note}, forgotten after {node.ttl_us} us")

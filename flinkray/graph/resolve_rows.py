@@ -16,13 +16,19 @@ from flinkray.graph.resolve_keyed import check_keys, require_schema
 Order = Sequence[tuple[str, str]]
 
 
-def top_node(stream: LogicalNode, keys: tuple[str, ...], n: int, by: Order) -> RankNode:
-    """The best rows of each key so far, ties kept, as a retract stream."""
+def top_node(stream: LogicalNode, keys: tuple[str, ...], n: int, by: Order, rank: str | None = None) -> RankNode:
+    """The best rows of each key so far: ties kept, as a retract stream; with a rank exactly n, as an upsert stream by keys and rank."""
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise PlanError(f"top_n: n is {n!r}, and must be 1 or more")
     if not by:
         raise PlanError("top_n: name at least one column in by=")
     schema = _ranked(stream, by, "top_n")
+    if rank is not None:
+        check_names([rank], "top_n: rank")
+        if rank in schema.names:
+            raise PlanError(f"top_n: rank={rank!r} is the name of a column; choose another one")
+        rows = RowType(schema.append(pa.field(rank, pa.int64())), stream.rows.event_time, change_key=(*keys, rank))
+        return RankNode(inputs=(stream,), rows=rows, keys=keys, by=tuple(by), n=n, ties=False, newest=False, ttl_us=None, rank=rank)
     rows = RowType(schema, stream.rows.event_time, retracts=True)
     return RankNode(inputs=(stream,), rows=rows, keys=keys, by=tuple(by), n=n, ties=True, newest=False, ttl_us=None)
 

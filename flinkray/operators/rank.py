@@ -1,7 +1,7 @@
 """The best n rows of each key, of all rows so far: what comes into them is added, what leaves them is taken back.
 
 Only the best are kept: of a stream that never takes rows back another row can never come in again. With n = 1 the stream may be an upsert
-stream, in which the best row of a key replaces the one before.
+stream, in which the best row of a key replaces the one before; so it is with a rank, where a row replaces the one that had its rank.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ ROWS = "rows"
 class RankOperator(Operator):
     """Emits the input's columns and the change. `by`: columns with "asc" or "desc", also `EVENT_TIME`; of equal rows the first to come
     is first, with `newest` the last. `ties`: rows that are equal to the last of the best are kept as well. `upsert`: n is 1, and nothing
-    is taken back. `ttl_us`: a key's best rows are forgotten so long after their event time."""
+    is taken back. `rank`: a column for each row's number, from 1 (an upsert stream by keys and rank). `ttl_us`: a key's best rows are
+    forgotten so long after their event time."""
 
     def __init__(
         self,
@@ -43,19 +44,21 @@ class RankOperator(Operator):
         ties: bool = False,
         newest: bool = False,
         upsert: bool = False,
+        rank: str | None = None,
         ttl_us: int | None = None,
     ) -> None:
-        if n < 1 or not by or (upsert and (n > 1 or ties)):
-            raise PlanError(f"rank: n={n}, {len(by)} columns to order by, ties={ties}, upsert={upsert}")
+        if n < 1 or not by or (upsert and (n > 1 or ties)) or (rank is not None and (upsert or ties or ttl_us is not None)):
+            raise PlanError(f"rank: n={n}, {len(by)} columns to order by, ties={ties}, upsert={upsert}, rank={rank!r}, ttl_us={ttl_us}")
         self._keys, self._by, self._n, self._ties, self._newest, self._upsert = tuple(keys), tuple(by), n, ties, newest, upsert
-        self._ttl_us = ttl_us
+        self._rank, self._ttl_us = rank, ttl_us
         self._watermark = MIN_WATERMARK
         self._cleaned = MIN_WATERMARK
 
     def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
         super().open(context, restored, restored_checkpoint)
         schema = context.input_schema()
-        self._schema = context.output_schema or schema.append(pa.field(CHANGE, pa.int8(), nullable=False))
+        ranked = schema if self._rank is None else schema.append(pa.field(self._rank, pa.int64()))
+        self._schema = context.output_schema or ranked.append(pa.field(CHANGE, pa.int8(), nullable=False))
         for name, direction in self._by:
             order_codes(pa.array([], schema.field(name).type), direction)
         index = KeyIndex(KeyCodec([schema.field(key).type for key in self._keys]), context.hash_seed)
@@ -71,13 +74,16 @@ class RankOperator(Operator):
         unique, number = np.unique(slots, return_inverse=True)
         own, kept = self._rows.of(unique)
         candidates = pa.concat_batches([self._rows.take(kept), batch])
-        best = self._best(candidates, np.concatenate([own, number]))
+        groups = np.concatenate([own, number])
+        order, best = self._best(candidates, groups)
         stays = best[: len(kept)]
         came = np.flatnonzero(best[len(kept) :])
         replaced = self._rows.take(kept[~stays])
         self._rows.remove(kept[~stays], self._states.history.generation)
         self._rows.add(batch, came, slots[came], self._states.history.generation)
-        if self._upsert:
+        if self._rank is not None:
+            self._emit_ranks(candidates, groups, order[best[order]], len(kept), out)
+        elif self._upsert:
             known = np.isin(number[came], own)
             self._emit(batch.take(pa.array(came)), np.where(known, UPDATE_AFTER, INSERT), out)
         else:
@@ -86,8 +92,8 @@ class RankOperator(Operator):
         self._states.tidy()
         self._states.measure()
 
-    def _best(self, rows: pa.RecordBatch, group: Int64Array) -> npt.NDArray[np.bool_]:
-        """Which rows are among the best of their group; they stand in order of arrival."""
+    def _best(self, rows: pa.RecordBatch, group: Int64Array) -> tuple[Int64Array, npt.NDArray[np.bool_]]:
+        """Positions of the rows by group, the best first, and which are among the best; they stand in order of arrival."""
         codes = [code for name, direction in self._by for code in order_codes(rows.column(name), direction)]
         arrival = np.arange(rows.num_rows)
         order = np.lexsort((-arrival if self._newest else arrival, *reversed(codes), group))
@@ -100,15 +106,31 @@ class RankOperator(Operator):
             position = np.maximum.accumulate(np.where(first, position, 0))
         best = np.zeros(len(order), np.bool_)
         best[order[position - start < self._n]] = True
-        return best
+        return order, best
 
-    def _emit(self, rows: pa.RecordBatch, changes: npt.NDArray, out: Output) -> None:
+    def _emit_ranks(self, rows: pa.RecordBatch, groups: Int64Array, best: Int64Array, kept: int, out: Output) -> None:
+        """Rows that came, or have another rank than before. `best`: positions by group and rank; those below `kept` were there before."""
+        group, old = groups[best], best < kept
+        place = np.arange(len(best))
+        start = np.maximum.accumulate(np.where(_begins(group), place, 0))
+        olds = np.cumsum(old)
+        old_rank = olds - olds[start] + old[start]  # of an old row: itself among them
+        rank = place - start + 1
+        changed = ~old | (rank != old_rank)
+        known = rank <= np.bincount(groups[:kept], minlength=int(groups.max(initial=0)) + 1)[group]
+        self._emit(
+            rows.take(pa.array(best[changed])), np.where(known, UPDATE_AFTER, INSERT)[changed], out, pa.array(rank[changed], pa.int64())
+        )
+
+    def _emit(self, rows: pa.RecordBatch, changes: npt.NDArray, out: Output, ranks: pa.Array | None = None) -> None:
         if not rows.num_rows:
             return
         columns = {name: rows.column(name) for name in rows.schema.names}
         if EVENT_TIME in columns and self._watermark not in (MIN_WATERMARK, MAX_WATERMARK):
             columns[EVENT_TIME] = pa.array(np.maximum(words_of(columns[EVENT_TIME]), self._watermark + 1))
         columns[CHANGE] = pa.array(changes.astype(np.int8))
+        if self._rank is not None:
+            columns[self._rank] = ranks
         arrays = [columns[field.name].cast(field.type) for field in self._schema]
         for start in range(0, rows.num_rows, self.context.batch_rows):
             out.emit(pa.RecordBatch.from_arrays(arrays, schema=self._schema).slice(start, self.context.batch_rows))

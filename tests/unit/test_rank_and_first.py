@@ -184,6 +184,26 @@ def test_the_last_change_of_each_key_is_its_best_row(story: list[Any], keep: str
     assert newest == expected
 
 
+@settings(max_examples=50, deadline=None)
+@given(story=STORY, n=st.integers(1, 3))
+def test_the_last_row_of_each_rank_is_the_row_that_has_it(story: list[Any], n: int) -> None:
+    out, rows = run(lambda: RankOperator(keys=("key",), by=(("n", "desc"), ("t", "asc")), n=n, rank="rank"), story)
+    newest: dict[tuple[Any, int], tuple[int, int]] = {}
+    for each in (r for table in out for r in table.to_pylist()):
+        place = (each["key"], each["rank"])
+        assert (each[CHANGE] == 2) == (place in newest)
+        assert (
+            newest.get(place) != (each["t"], each["n"])
+            or [(r["key"], r["t"], r["n"]) for r in rows].count((each["key"], *newest[place])) > 1
+        )
+        newest[place] = (each["t"], each["n"])
+    expected = {}
+    for key in {each["key"] for each in rows}:
+        best = sorted((-each["n"], each["t"]) for each in rows if each["key"] == key)[:n]
+        expected |= {(key, number): (t, -points) for number, (points, t) in enumerate(best, start=1)}
+    assert newest == expected
+
+
 # --- the API
 
 
@@ -230,3 +250,18 @@ def test_mistakes_are_found_at_plan_time(rows: fr.DataStream) -> None:
         keyed.top_n(2, "nn")
     with pytest.raises(PlanError, match="not above zero"):
         rows.distinct("key", ttl=0)
+
+
+def test_ranks_are_a_column_and_with_the_key_tell_rows_apart(rows: fr.DataStream) -> None:
+    ranked = rows.key_by("key").top_n(2, "n", rank="rank")
+    assert sorted(zip(*ranked.collect().select(["key", "rank", "n"]).to_pydict().values(), strict=True)) == [
+        ("a", 1, 3),
+        ("a", 2, 1),
+        ("b", 1, 4),
+        ("b", 2, 2),
+    ]
+    assert ranked.select("key", "rank").collect().num_rows == 4
+    with pytest.raises(PlanError, match="told apart by 'rank'"):
+        ranked.select("key", "n")
+    with pytest.raises(PlanError, match="rank='n' is the name of a column"):
+        rows.key_by("key").top_n(2, "n", rank="n")
