@@ -1,7 +1,7 @@
 """`fr.agg`: aggregates for `aggregate(name=fr.agg.sum("price"), ...)`. An argument is a column's name or an expression.
 
 Nulls are skipped; the sum, mean, min or max of no values is null. Sums of ints are int64 (overflow fails the job), of decimals
-decimal128(38, s); a mean is a double.
+decimal128(38, s); a mean is a double. `fr.agg.count().filter(col("price") > 100)` looks only at rows for which that is true.
 """
 
 from __future__ import annotations
@@ -58,6 +58,11 @@ def max_by(value: Argument, by: Argument) -> AggregateCall:
 def collect_list(column: Argument) -> AggregateCall:
     """All values, in the order in which they came (in sessions rows of one batch may be in order of time)."""
     return AggregateCall("collect_list", column)
+
+
+def count_distinct(column: Argument) -> AggregateCall:
+    """How many different values, exactly: every value is kept (in state, or until the window's end)."""
+    return AggregateCall("count_distinct", column)
 
 
 def approx_distinct(column: Argument) -> AggregateCall:

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from flinkray.graph.planner_lowering import Lowering
 
 
-def lower_aggregate(lowering: Lowering, node: AggregateNode) -> Port:
-    port = with_arguments(lowering, node, lowering.port(node))
+def lower_aggregate(lowering: Lowering, node: AggregateNode, port: Port | None = None) -> Port:
+    """`port`: the rows to be aggregated, where they are not the node's input as it is."""
+    port = with_arguments(lowering, node, lowering.port(node) if port is None else port)
     keys = node.keys or (ALL,)
     parallelism = lowering.parallelism(node) if node.keys else 1
     obstacle = _obstacle(node)

@@ -12,8 +12,10 @@ from flinkray.expressions import Expression
 from flinkray.graph import logical
 from flinkray.graph.job_graph import Forward, Rebalance
 from flinkray.graph.logical import LogicalNode, RowType
+from flinkray.graph.logical_aggregates import ChangelogAggregateNode, DistinctAggregateNode
 from flinkray.graph.logical_calls import CallNode
 from flinkray.graph.logical_co_process import CoProcessNode
+from flinkray.graph.planner_aggregates import lower_changelog, lower_distinct
 from flinkray.graph.planner_calls import lower_call
 from flinkray.graph.planner_co_process import lower_co_process
 from flinkray.graph.planner_columns import Need, OutputKey, all_columns, input_need, kept
@@ -90,6 +92,10 @@ class Lowering:
                 return replace(self.port(node), rebalanced=True)
             case logical.SideOutputNode():
                 return self._side_output(node)
+            case DistinctAggregateNode():
+                return lower_distinct(self, node)
+            case ChangelogAggregateNode():
+                return lower_changelog(self, node)
             case logical.AggregateNode():
                 return lower_aggregate(self, node)
             case logical.GeneralWindowNode():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +11,7 @@ import pyarrow as pa
 from flinkray.columns import TIMESTAMP, visible
 from flinkray.config import Duration, duration_s
 from flinkray.errors import ConfigError, PlanError
-from flinkray.expressions import Expression, as_expression
+from flinkray.expressions import Expression, as_expression, col, lit, when
 from flinkray.graph.aggregates import WINDOW_END, WINDOW_START, Aggregate, check_key_type, result_schema
 from flinkray.graph.logical import AggregateNode, Emit, FunctionNode, LogicalNode, RowType, TopNNode
 from flinkray.graph.resolve import check_column, check_names, require_append_only
@@ -29,6 +29,21 @@ class AggregateCall:
     by: str | Expression | None = None
     more: tuple[str | Expression, ...] = ()
     parameter: Any = None
+
+    def filter(self, condition: Expression) -> AggregateCall:
+        """Only of rows for which the condition is true (SQL's FILTER), like `fr.agg.count().filter(col("price") > 100)`."""
+        if self.function == "udaf":
+            raise PlanError("filter: a udaf decides itself which rows count; give it the condition as one more column")
+        condition = as_expression(condition)
+        if self.function == "count_distinct":
+            return replace(self, by=condition if self.by is None else as_expression(self.by) & condition)
+        if self.by is not None:
+            return replace(self, by=when(condition).then(_expression(self.by)))
+        return replace(self, argument=when(condition).then(lit(True) if self.argument is None else _expression(self.argument)))
+
+
+def _expression(argument: str | Expression) -> Expression:
+    return col(argument) if isinstance(argument, str) else argument
 
 
 def check_keys(stream: LogicalNode, keys: Sequence[str]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from flinkray.graph.aggregates import Aggregate, keeps_words, result_type
 from flinkray.graph.general_windows import CountWindow, DynamicSessionWindow, GlobalWindow, Trigger, Windows
 from flinkray.graph.logical import AggregateNode, GeneralWindowNode, LogicalNode, RowType
 from flinkray.graph.resolve import check_column, check_names, require_append_only
+from flinkray.graph.resolve_aggregates import changelog_aggregates, distinct_aggregates
 from flinkray.graph.resolve_keyed import (
     WINDOW_FIELDS,
     AggregateCall,
@@ -49,12 +50,16 @@ def windowed_aggregates(
 def running_aggregates(
     stream: LogicalNode, keys: tuple[str, ...], calls: Mapping[str, AggregateCall], emit: str | Duration
 ) -> AggregateNode | GeneralWindowNode:
-    """Aggregates of all rows so far."""
+    """Aggregates of all rows so far: of a changelog, of rows that are there now."""
     schema = require_schema(stream, "aggregate")
+    if stream.rows.changelog and calls:
+        return changelog_aggregates(stream, keys, calls, emit)
     if not calls or not _needs_arrays(schema, calls):
         return aggregate_node(stream, keys, calls, emit=emit)
     require_append_only(stream, "aggregate")
     when = check_emit(emit)
+    if when != "row" and not _needs_arrays(schema, {name: call for name, call in calls.items() if call.function != "count_distinct"}):
+        return distinct_aggregates(stream, keys, calls, when)
     if when == "row":
         raise PlanError("aggregate: emit='row' answers each row only where an aggregate is a number; use emit='batch'")
     trigger = Trigger(every=when) if not isinstance(when, str) else None

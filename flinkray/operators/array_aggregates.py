@@ -51,6 +51,8 @@ def array_aggregate(aggregate: Aggregate, schema: pa.Schema) -> Udaf:
     kinds = [_plain(schema.field(name).type) for name in aggregate.inputs()]
     if aggregate.function == "collect_list":
         return CollectList(kinds[0])
+    if aggregate.function == "count_distinct":
+        return CountDistinct(kinds[0])
     if aggregate.function == "approx_distinct":
         return ApproxDistinct()
     if aggregate.function == "quantile":
@@ -138,6 +140,35 @@ class CollectList(_Array):
 
     def finish(self, accumulators: pa.Array) -> pa.Array:
         return accumulators
+
+
+class CountDistinct(_Array):
+    """How many values there are, null not among them; the accumulator is a list of them. A second column says which rows count."""
+
+    def __init__(self, kind: pa.DataType) -> None:
+        super().__init__(pa.list_(kind), pa.int64())
+
+    def accumulate(self, groups: Any, *columns: pa.Array) -> pa.Array:
+        values = columns[0].dictionary_decode() if pa.types.is_dictionary(columns[0].type) else columns[0]
+        counts = values.is_valid()
+        for condition in columns[1:]:
+            counts = pc.and_(counts, pc.fill_null(condition, False))
+        chosen = np.flatnonzero(counts.to_numpy(zero_copy_only=False))
+        return self._distinct(groups.of_row[chosen], values.take(pa.array(chosen)), len(groups))
+
+    def merge(self, groups: Any, accumulators: pa.Array) -> pa.Array:
+        return self._distinct(np.repeat(groups.of_row, accumulators.value_lengths().to_numpy()), accumulators.flatten(), len(groups))
+
+    def finish(self, accumulators: pa.Array) -> pa.Array:
+        return accumulators.value_lengths().cast(pa.int64())
+
+    def _distinct(self, group: Int64Array, values: pa.Array, groups: int) -> pa.Array:
+        if pa.types.is_floating(values.type):  # one zero, one NaN
+            values = pc.if_else(pc.is_nan(values), float("nan"), pc.add(values, pa.scalar(0.0, values.type)))
+        pairs = pa.table([pa.array(group), values.cast(self._types[0].value_type)], names=["group", "value"])
+        found = pairs.group_by(["group", "value"], use_threads=False).aggregate([]).sort_by("group").combine_chunks()
+        starts = np.searchsorted(found["group"].to_numpy(), np.arange(groups + 1))
+        return pa.ListArray.from_arrays(pa.array(starts, pa.int32()), contiguous(found["value"]))
 
 
 class _Sketched(_Array):

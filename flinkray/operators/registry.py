@@ -34,6 +34,8 @@ _CLASSES = {
     "broadcast_join": "broadcast_join:BroadcastJoinOperator",
     "rank": "rank:RankOperator",
     "first": "first:FirstOperator",
+    "count_new": "count_new:CountNewOperator",
+    "retract": "retract:RetractOperator",
     "process": "process:ProcessOperator",
     "co_process": "co_process:CoProcessOperator",
     "stage": "stage:StageOperator",

@@ -157,6 +157,67 @@ CASES = {
             max(price) AS dearest, count(*) AS bids FROM bids GROUP BY ALL""",
         key=("auction", "window_start", "window_end"),
     ),
+    "distinct counts with conditions": Case(
+        lambda bids, _: (
+            bids.select("bidder", "auction", "channel", "price", "date_time")
+            .key_by("bidder")
+            .aggregate(
+                auctions=fr.agg.count_distinct("auction"),
+                cheap=fr.agg.count_distinct("auction").filter(fr.col("price") < 10_000),
+                channels=fr.agg.count_distinct("channel").filter(fr.col("auction") % 2 == 0).filter(fr.col("price") >= 10_000),
+                bids=fr.agg.count(),
+                dear=fr.agg.count().filter(fr.col("price") >= 10_000),
+                last=fr.agg.last("price"),
+            )
+        ),
+        """SELECT bidder, count(DISTINCT auction) AS auctions, count(DISTINCT auction) FILTER (price < 10000) AS cheap,
+            count(DISTINCT channel) FILTER (auction % 2 = 0 AND price >= 10000) AS channels, count(*) AS bids,
+            count(*) FILTER (price >= 10000) AS dear, arg_max(price, date_time) AS last FROM bids GROUP BY bidder""",
+        key=("bidder",),
+    ),
+    "distinct counts of windows": Case(
+        lambda bids, _: (
+            bids.select("channel", "bidder", "price", "date_time")
+            .key_by("channel")
+            .window(fr.windows.Tumbling("300ms"))
+            .aggregate(bidders=fr.agg.count_distinct("bidder"), cheap=fr.agg.count_distinct("bidder").filter(fr.col("price") < 10_000))
+            .drop("window_end")
+        ),
+        """SELECT channel, date_time - date_time % 300000 AS window_start, count(DISTINCT bidder) AS bidders,
+            count(DISTINCT bidder) FILTER (price < 10000) AS cheap FROM bids GROUP BY channel, window_start""",
+    ),
+    "aggregates of answers that change": Case(
+        lambda bids, _: (
+            bids.select("auction", "bidder", "price")
+            .key_by("auction", "bidder")
+            .aggregate(top=fr.agg.max("price"))
+            .key_by("bidder")
+            .aggregate(auctions=fr.agg.count(), tops=fr.agg.sum("top"), mean=fr.agg.mean("top"))
+        ),
+        """SELECT bidder, count(*) AS auctions, sum(top)::BIGINT AS tops, avg(top) AS mean FROM (
+            SELECT auction, bidder, max(price) AS top FROM bids GROUP BY auction, bidder) GROUP BY bidder""",
+        key=("bidder",),
+    ),
+    "aggregates of rows that are taken back": Case(
+        lambda bids, auctions: (
+            auctions.select("id", "seller", "category")
+            .key_by("id")
+            .join(bids.filter(fr.col("bidder") % 3 == 0).select("auction", "price").key_by("auction"), how="left")
+            .key_by("seller", "category")
+            .aggregate(rows=fr.agg.count(), bids=fr.agg.count("price"), total=fr.agg.sum("price"))
+        ),
+        """SELECT seller, category, count(*) AS rows, count(price) AS bids, sum(price)::BIGINT AS total FROM auctions a
+        LEFT JOIN (FROM bids WHERE bidder % 3 = 0) b ON a.id = b.auction GROUP BY seller, category""",
+        key=("seller", "category"),
+    ),
+    "best three of each with ranks": Case(
+        lambda bids, _: (
+            bids.select("auction", "bidder", "price", "date_time").key_by("auction").top_n(3, ["price", ("date_time", "asc")], rank="place")
+        ),
+        """SELECT auction, bidder, price, date_time, row_number() OVER (PARTITION BY auction ORDER BY price DESC, date_time) AS place
+        FROM bids QUALIFY place <= 3""",
+        key=("auction", "place"),
+    ),
     "best two of each": Case(
         _top,
         "SELECT auction, bidder, price FROM (SELECT *, rank() OVER (PARTITION BY auction ORDER BY price DESC) AS r FROM bids) WHERE r <= 2",
