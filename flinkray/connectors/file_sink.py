@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import io
 import os
+import posixpath
 import re
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, ClassVar, Literal
@@ -23,6 +25,7 @@ import pyarrow as pa
 from flinkray.columns import CHANGE, visible
 from flinkray.connectors.base import Sink, SinkContext, SinkWriter
 from flinkray.connectors.output_folder import PENDING, OutputFolder, output_folder
+from flinkray.connectors.partitions import check_partitions, partition_columns, split_by_folder
 from flinkray.errors import ConfigError, FlinkrayError, PlanError, SinkError, UsageError
 
 Mode = Literal["error", "append", "overwrite"]
@@ -32,6 +35,9 @@ SEQUENCE = "_seq"
 
 _SEQUENCE_BITS = 42
 """4e12 rows per subtask and attempt, 2 million attempts."""
+
+MAX_OPEN = 64
+"""Files that one writer has open; when rows of more partitions come, the one that was not written to for longest is ended."""
 
 
 class FileWriter(ABC):
@@ -52,6 +58,9 @@ class FileSink(Sink):
     `mode`, when a job starts afresh and `dir` holds files of another run: "error" refuses, "append" adds to them, "overwrite" deletes them
     (files of other suffixes stay). `changelog=True` accepts rows that are refined later and writes `_change` (+1, +2 newest row of its key, -1, -2
     gone) and `_seq` (the largest of a key is the answer). `dir` is a path or a URL that fsspec knows.
+
+    `partition_by`: columns whose values become folders, `day=2026-01-31/hour=7/`, and are left out of the files; a file is shown when it
+    is whole, in the folder where it belongs.
     """
 
     suffix: ClassVar[str]
@@ -59,6 +68,7 @@ class FileSink(Sink):
     dir: str
     mode: Mode = "error"
     changelog: bool = False
+    partition_by: str | Sequence[str] = ()
     storage_options: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
     accepts_changelog: bool = field(default=False, init=False, repr=False)
 
@@ -70,6 +80,7 @@ class FileSink(Sink):
             raise ConfigError(f"mode={self.mode!r}: 'error', 'append' or 'overwrite'")
         absolute = place.rstrip("/") if "://" in place else os.path.abspath(os.path.expanduser(place))
         object.__setattr__(self, "dir", absolute)
+        object.__setattr__(self, "partition_by", partition_columns(self.partition_by))
         object.__setattr__(self, "accepts_changelog", self.changelog)
 
     @property
@@ -83,14 +94,24 @@ class FileSink(Sink):
         return output_folder(self.dir, self.storage_options)
 
     def file_schema(self, schema: pa.Schema) -> pa.Schema:
-        """Columns of the files for rows of this schema."""
+        """Columns of the files for rows of this schema, and those that become folders."""
         extra = [pa.field(CHANGE, pa.int8()), pa.field(SEQUENCE, pa.int64())] if self.changelog else []
         return pa.schema([field.with_nullable(True) for field in (*visible(schema), *extra)])
 
+    def written_schema(self, schema: pa.Schema) -> pa.Schema:
+        """Columns of the files."""
+        return pa.schema([column for column in self.file_schema(schema) if column.name not in self.partition_by])
+
+    def committed(self, folder: OutputFolder) -> list[str]:
+        """Names of the committed files, with their folders."""
+        names = folder.names() if not self.partition_by else folder.tree()
+        return [name for name in names if name.endswith(self.suffix)]
+
     def check_schema(self, schema: pa.Schema) -> None:
+        check_partitions(self.partition_by, visible(schema), self.describe())
         if self.changelog and SEQUENCE in schema.names:
             raise PlanError(f"{self.describe()}: column {SEQUENCE!r} is written by changelog=True; rename yours")
-        for column in self.file_schema(schema):
+        for column in self.written_schema(schema):
             alone = pa.schema([column])
             try:
                 writer = self.open_writer(io.BytesIO(), alone)
@@ -102,7 +123,7 @@ class FileSink(Sink):
     def check_fresh_start(self, uid: str) -> None:
         with self.errors():
             folder = self.folder()
-            committed = [name for name in folder.names() if name.endswith(self.suffix)]
+            committed = self.committed(folder)
             if committed and self.mode == "error":
                 raise UsageError(
                     f"{self.dir}: holds {len(committed)} {self.suffix} files of another run, the first {committed[0]}. Take another "
@@ -116,9 +137,9 @@ class FileSink(Sink):
                         folder.delete(f"{PENDING}/{name}")
 
     def newest_checkpoint(self, uid: str) -> int:
-        final = re.compile(re.escape(file_safe(uid)) + r"-c\d+-k(\d+)-a\d+-[^-]+-\d+" + re.escape(self.suffix))
+        final = re.compile(r"(?:.*/)?" + re.escape(file_safe(uid)) + r"-c\d+-k(\d+)-a\d+-[^-]+-\d+(?:-\d+)?" + re.escape(self.suffix))
         with self.errors():
-            found = [match for name in self.folder().names() if (match := final.fullmatch(name))]
+            found = [match for name in self.committed(self.folder()) if (match := final.fullmatch(name))]
         return max((int(match[1]) for match in found), default=0)
 
     def writer(self, context: SinkContext) -> FileSinkWriter:
@@ -127,13 +148,13 @@ class FileSink(Sink):
     def finish(self, schema: pa.Schema) -> None:
         with self.errors():
             folder = self.folder()
-            if not any(name.endswith(self.suffix) for name in folder.names()):
+            if not self.partition_by and not self.committed(folder):
                 name = f"empty-{secrets.token_hex(8)}{self.suffix}"
                 handle = folder.create(f"{PENDING}/{name}")
                 self.open_writer(handle, self.file_schema(schema)).close()
                 folder.seal(f"{PENDING}/{name}", handle)
                 folder.publish(name, f"empty{self.suffix}")
-                folder.sync()
+                folder.sync({""})
             folder.drop_pending()
 
     @contextmanager
@@ -150,28 +171,40 @@ class FileSink(Sink):
         return f"{type(self).__name__.removesuffix('Sink')} {self.dir}"
 
 
+@dataclass
+class _OpenFile:
+    """A pending file of a folder that is being written."""
+
+    folder: str
+    name: str
+    handle: BinaryIO
+    writer: FileWriter
+
+
 class FileSinkWriter(SinkWriter):
-    """Writes at most one file between two checkpoints."""
+    """Writes at most one file between two checkpoints; with partitions one for each, and more where very many are written at once."""
 
     def __init__(self, sink: FileSink, context: SinkContext) -> None:
         self._sink = sink
         self._context = context
         self._uid = file_safe(context.uid)
         self._schema = sink.file_schema(context.schema)
+        self._written_schema = sink.written_schema(context.schema)
         self._folder = sink.folder()
-        self._name: str | None = None
-        self._handle: BinaryIO | None = None
-        self._file: FileWriter | None = None
+        self._open: dict[str, _OpenFile] = {}
+        """By folder; the one that was written to last is last."""
+        self._sealed: list[_OpenFile] = []
+        """Ended since the last checkpoint."""
         self._files = 0
         self._rows = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
         rows = self._rows_for_file(batch)
         with self._sink.errors():
-            if self._file is None:
-                self._open()
-            assert self._file is not None
-            self._file.write(rows)
+            for folder, part in split_by_folder(rows, self._sink.partition_by):
+                file = self._open.pop(folder, None) or self._create(folder)
+                self._open[folder] = file
+                file.writer.write(part)
 
     def _rows_for_file(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The batch without hidden columns, or with change and sequence."""
@@ -195,32 +228,42 @@ class FileSinkWriter(SinkWriter):
         self._rows += rows
         return pa.array(np.arange(first, first + rows, dtype=np.int64))
 
-    def _open(self) -> None:
+    def _create(self, folder: str) -> _OpenFile:
+        if len(self._open) >= MAX_OPEN:
+            self._seal(next(iter(self._open)))
         c = self._context
         self._files += 1
         token = secrets.token_hex(4)
-        self._name = f"{self._uid}-c{c.claim}-a{c.attempt}-{c.instance}-{c.subtask}-n{self._files}.{token}{self._sink.suffix}"
-        self._handle = self._folder.create(f"{PENDING}/{self._name}")
-        self._file = self._sink.open_writer(self._handle, self._schema)
+        name = f"{self._uid}-c{c.claim}-a{c.attempt}-{c.instance}-{c.subtask}-n{self._files}.{token}{self._sink.suffix}"
+        handle = self._folder.create(f"{PENDING}/{name}")
+        return _OpenFile(folder, name, handle, self._sink.open_writer(handle, self._written_schema))
+
+    def _seal(self, folder: str) -> None:
+        file = self._open[folder]
+        file.writer.close()
+        self._folder.seal(f"{PENDING}/{file.name}", file.handle)
+        del self._open[folder]
+        self._sealed.append(file)
 
     def prepare(self, checkpoint_id: int) -> list[dict[str, Any]]:
-        if self._file is None or self._handle is None:
-            return []
         with self._sink.errors():
-            self._file.close()
-            self._folder.seal(f"{PENDING}/{self._name}", self._handle)
-        c = self._context
-        final = f"{self._uid}-c{c.claim}-k{checkpoint_id}-a{c.attempt}-{c.instance}-{c.subtask}{self._sink.suffix}"
-        transaction = {"pending": self._name, "final": final}
-        self._name = self._handle = self._file = None
-        return [transaction]
+            for folder in list(self._open):
+                self._seal(folder)
+        c, places, transactions = self._context, Counter[str](), []
+        for file in self._sealed:
+            places[file.folder] += 1
+            number = f"-{places[file.folder]}" if places[file.folder] > 1 else ""
+            final = f"{self._uid}-c{c.claim}-k{checkpoint_id}-a{c.attempt}-{c.instance}-{c.subtask}{number}{self._sink.suffix}"
+            transactions.append({"pending": file.name, "final": f"{file.folder}/{final}" if file.folder else final})
+        self._sealed = []
+        return transactions
 
     def commit(self, transactions: list[dict[str, Any]]) -> None:
         with self._sink.errors():
             for transaction in transactions:
                 self._folder.publish(transaction["pending"], transaction["final"])
             if transactions:
-                self._folder.sync()
+                self._folder.sync({posixpath.dirname(transaction["final"]) for transaction in transactions})
 
     def discard_older(self) -> None:
         with self._sink.errors():
@@ -233,13 +276,14 @@ class FileSinkWriter(SinkWriter):
 
     def close(self) -> None:
         """Rows that no checkpoint took are written again by the next attempt: their file goes."""
-        if self._handle is None:
-            return
-        handle, name = self._handle, self._name
-        self._name = self._handle = self._file = None
+        handles = [file.handle for file in self._open.values()]
+        names = [file.name for file in (*self._open.values(), *self._sealed)]
+        self._open, self._sealed = {}, []  # a Parquet writer writes its footer when it goes, for which its file must be open
         with self._sink.errors():
-            handle.close()
-            self._folder.delete(f"{PENDING}/{name}")
+            for handle in handles:
+                handle.close()
+            for name in names:
+                self._folder.delete(f"{PENDING}/{name}")
 
 
 _PENDING_NAME = re.compile(r"(?P<uid>.+)-c(?P<claim>\d+)-a(?P<attempt>\d+)-(?P<instance>[^-]+)-(?P<subtask>\d+)-n\d+\.[0-9a-f]{8}\.[a-z]+")

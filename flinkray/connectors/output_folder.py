@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, BinaryIO
 
 import fsspec
@@ -53,8 +53,12 @@ class OutputFolder(ABC):
         """Names of the files directly in a subfolder, sorted; empty when it is not there."""
 
     @abstractmethod
-    def sync(self) -> None:
-        """Make moves durable."""
+    def tree(self) -> list[str]:
+        """Names of all files that are not pending, those in folders under the folder too (`a/b/name`), sorted; empty when it is not there."""
+
+    @abstractmethod
+    def sync(self, subfolders: Collection[str]) -> None:
+        """Make moves into these folders ("": this one) durable."""
 
     @abstractmethod
     def drop_pending(self) -> None:
@@ -99,6 +103,7 @@ class LocalFolder(OutputFolder):
         return os.path.exists(self._path(name))
 
     def move(self, source: str, target: str) -> None:
+        os.makedirs(os.path.dirname(self._path(target)), exist_ok=True)
         os.rename(self._path(source), self._path(target))
 
     def delete(self, name: str) -> None:
@@ -116,8 +121,23 @@ class LocalFolder(OutputFolder):
         except NotADirectoryError:
             raise UsageError(f"{self.place}: is a file, and a sink writes into a directory") from None
 
-    def sync(self) -> None:
-        _sync(self.place)
+    def tree(self) -> list[str]:
+        found = list(self.names())
+        for place, folders, files in os.walk(self.place):
+            relative = os.path.relpath(place, self.place)
+            if relative == ".":
+                folders[:] = [folder for folder in folders if folder != PENDING]
+            else:
+                found += [f"{relative}/{file}" for file in files]
+        return sorted(found)
+
+    def sync(self, subfolders: Collection[str]) -> None:
+        places = {""}
+        for subfolder in subfolders:
+            parts = subfolder.split("/")
+            places.update("/".join(parts[:count]) for count in range(1, len(parts) + 1))
+        for place in places:
+            _sync(self._path(place))
 
     def drop_pending(self) -> None:
         try:
@@ -163,6 +183,8 @@ class RemoteFolder(OutputFolder):
         return bool(self._filesystem.exists(self._path(name)))
 
     def move(self, source: str, target: str) -> None:
+        if "/" in target and self.place.partition("://")[0] not in _OBJECT_STORES:
+            self._filesystem.makedirs(self._path(target).rsplit("/", 1)[0], exist_ok=True)
         self._filesystem.mv(self._path(source), self._path(target))
 
     def delete(self, name: str) -> None:
@@ -178,7 +200,16 @@ class RemoteFolder(OutputFolder):
             return []
         return sorted(entry["name"].rsplit("/", 1)[-1] for entry in entries if entry["type"] == "file")
 
-    def sync(self) -> None:
+    def tree(self) -> list[str]:
+        try:
+            found = self._filesystem.find(self._path(""))
+        except FileNotFoundError:
+            return []
+        prefix = self._filesystem._strip_protocol(self._path("")).rstrip("/") + "/"
+        names = [str(name).removeprefix(prefix) for name in found]
+        return sorted(name for name in names if not name.startswith(f"{PENDING}/"))
+
+    def sync(self, subfolders: Collection[str]) -> None:
         """Nothing to do: a store answers once an object is durable."""
 
     def drop_pending(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import fsspec
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
@@ -185,6 +186,67 @@ def test_a_run_without_rows_leaves_one_file_with_the_columns_and_nothing_pending
     sink.finish(EXAMPLE.schema)
     assert names(tmp_path / "out") == ["empty.parquet"]
     assert pq.read_schema(tmp_path / "out" / "empty.parquet").equals(EXAMPLE.schema)
+
+
+DAYS = pa.record_batch(
+    {
+        "day": pa.array([date(2026, 1, 2), date(2026, 1, 1), None, date(2026, 1, 2)]),
+        "place": ["a/b:c", "a/b:c", "x", "é ="],
+        "n": [1, 2, 3, 4],
+    }
+)
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_partitions_are_folders_that_other_programs_read(tmp_path, scheme):
+    sink = ParquetSink(f"{scheme}{tmp_path}/out", partition_by=("day", "place"))
+    write(sink, DAYS, checkpoint=3)
+    assert sink.newest_checkpoint("out") == 3
+    with pytest.raises(UsageError, match=r"holds 4 .parquet files of another run, the first day=2026-01-01/place=a%2Fb%3Ac/out-c1-k3"):
+        sink.check_fresh_start("out")
+    filesystem = None if not scheme else fsspec.filesystem("memory")
+    read = pyarrow.dataset.dataset(f"{tmp_path}/out", filesystem=filesystem, format="parquet", partitioning="hive").to_table()
+    assert sorted(zip(*(read[name].to_pylist() for name in ("n", "day", "place")), strict=True)) == [
+        (1, "2026-01-02", "a/b:c"),
+        (2, "2026-01-01", "a/b:c"),
+        (3, None, "x"),
+        (4, "2026-01-02", "é ="),
+    ]
+    ParquetSink(f"{scheme}{tmp_path}/out", mode="overwrite", partition_by=("day", "place")).check_fresh_start("out")
+    assert sink.committed(sink.folder()) == []
+    sink.finish(DAYS.schema)
+    assert sink.committed(sink.folder()) == [], "no row, no folder"
+
+
+def test_very_many_partitions_share_the_files_that_may_be_open(tmp_path, monkeypatch):
+    monkeypatch.setattr("flinkray.connectors.file_sink.MAX_OPEN", 2)
+    sink = CsvSink(tmp_path, partition_by="k")
+    rows = pa.record_batch({"k": [1, 2, 3, 1], "n": [1, 2, 3, 4]})
+    writer = sink.writer(context(schema=rows.schema))
+    writer.write(rows.slice(0, 3))
+    writer.write(rows.slice(3))
+    transactions = writer.prepare(1)
+    finals = sorted(transaction["final"] for transaction in transactions)
+    assert finals == [f"k={k}/out-c1-k1-a1-{'0' * 32}-0{again}.csv" for k, again in ((1, "-2"), (1, ""), (2, ""), (3, ""))]
+    assert sink.committed(sink.folder()) == []
+    writer.commit(transactions)
+    writer.commit(transactions)
+    assert [(tmp_path / name).read_text() for name in sorted(finals)] == ['"n"\n4\n', '"n"\n1\n', '"n"\n2\n', '"n"\n3\n']
+    assert sink.newest_checkpoint("out") == 1
+    writer.write(rows)
+    writer.close()
+    assert names(tmp_path / "_pending") == []
+
+
+def test_columns_that_make_no_folders_are_refused():
+    with pytest.raises(ConfigError, match="none twice"):
+        CsvSink("out", partition_by=("a", "a"))
+    with pytest.raises(PlanError, match="names 'hour', which is no column; there are: day, place, n"):
+        CsvSink("out", partition_by="hour").check_schema(DAYS.schema)
+    with pytest.raises(PlanError, match="'x' is double; strings, integers"):
+        CsvSink("out", partition_by="x").check_schema(pa.schema([("x", pa.float64()), ("y", pa.int64())]))
+    with pytest.raises(PlanError, match="names every column"):
+        CsvSink("out", partition_by="x").check_schema(pa.schema([("x", pa.int64())]))
 
 
 def test_a_run_with_rows_leaves_no_empty_file(tmp_path):
