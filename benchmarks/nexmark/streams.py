@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import flinkray as fr
@@ -49,12 +49,13 @@ class Nexmark:
         return self.env.from_source(source, watermark=WATERMARK if event_time else None, uid=name)
 
     def _source(self, name: str) -> Source:
-        paths = self.files[name]
+        paths, schema = self.files[name], stream_schema(name)
+        rate = None if self.rate is None else self.rate * SHARES[name]
         source: Any
         if paths[0].endswith(".parquet"):
-            source = fr.sources.Parquet(paths)
+            source = fr.sources.Parquet(paths, rate=rate)
         elif paths[0].endswith(".csv"):
-            source = fr.sources.Csv(paths, schema=stream_schema(name), header=False)
+            source = fr.sources.Csv(paths, schema=schema, header=False, rate=rate)
         else:
-            source = fr.sources.Json(paths, schema=stream_schema(name))
-        return source if self.rate is None else replace(source, rate=self.rate * SHARES[name])
+            source = fr.sources.Json(paths, schema=schema, rate=rate)
+        return source
