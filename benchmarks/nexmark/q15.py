@@ -10,17 +10,17 @@ from .streams import Nexmark
 KEY = ("day",)
 RANKS = """
     count(*) AS total_bids,
-    count(*) FILTER (price < 10_000) AS rank1_bids,
-    count(*) FILTER (price >= 10_000 AND price < 1_000_000) AS rank2_bids,
-    count(*) FILTER (price >= 1_000_000) AS rank3_bids,
+    count(*) FILTER (WHERE price < 10_000) AS rank1_bids,
+    count(*) FILTER (WHERE price >= 10_000 AND price < 1_000_000) AS rank2_bids,
+    count(*) FILTER (WHERE price >= 1_000_000) AS rank3_bids,
     count(DISTINCT bidder) AS total_bidders,
-    count(DISTINCT bidder) FILTER (price < 10_000) AS rank1_bidders,
-    count(DISTINCT bidder) FILTER (price >= 10_000 AND price < 1_000_000) AS rank2_bidders,
-    count(DISTINCT bidder) FILTER (price >= 1_000_000) AS rank3_bidders,
+    count(DISTINCT bidder) FILTER (WHERE price < 10_000) AS rank1_bidders,
+    count(DISTINCT bidder) FILTER (WHERE price >= 10_000 AND price < 1_000_000) AS rank2_bidders,
+    count(DISTINCT bidder) FILTER (WHERE price >= 1_000_000) AS rank3_bidders,
     count(DISTINCT auction) AS total_auctions,
-    count(DISTINCT auction) FILTER (price < 10_000) AS rank1_auctions,
-    count(DISTINCT auction) FILTER (price >= 10_000 AND price < 1_000_000) AS rank2_auctions,
-    count(DISTINCT auction) FILTER (price >= 1_000_000) AS rank3_auctions
+    count(DISTINCT auction) FILTER (WHERE price < 10_000) AS rank1_auctions,
+    count(DISTINCT auction) FILTER (WHERE price >= 10_000 AND price < 1_000_000) AS rank2_auctions,
+    count(DISTINCT auction) FILTER (WHERE price >= 1_000_000) AS rank3_auctions
 """
 SQL = f"SELECT date_time::DATE AS day, {RANKS} FROM bid GROUP BY day"
 

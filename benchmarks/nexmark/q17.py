@@ -12,9 +12,9 @@ KEY = ("auction", "day")
 SQL = """
 SELECT auction, date_time::DATE AS day,
     count(*) AS total_bids,
-    count(*) FILTER (price < 10_000) AS rank1_bids,
-    count(*) FILTER (price >= 10_000 AND price < 1_000_000) AS rank2_bids,
-    count(*) FILTER (price >= 1_000_000) AS rank3_bids,
+    count(*) FILTER (WHERE price < 10_000) AS rank1_bids,
+    count(*) FILTER (WHERE price >= 10_000 AND price < 1_000_000) AS rank2_bids,
+    count(*) FILTER (WHERE price >= 1_000_000) AS rank3_bids,
     min(price) AS min_price, max(price) AS max_price, avg(price) AS avg_price, sum(price)::BIGINT AS sum_price
 FROM bid
 GROUP BY auction, day

@@ -9,7 +9,7 @@ from .streams import Nexmark
 SQL = """
 WITH counts AS (
     SELECT auction, epoch_us(date_time) // 2_000_000 - back AS pane, count(*) AS bids
-    FROM bid, range(5) AS earlier(back)
+    FROM bid, (VALUES (0), (1), (2), (3), (4)) AS earlier(back)
     GROUP BY ALL
 )
 SELECT make_timestamp(pane * 2_000_000) AS window_start, auction, bids
