@@ -31,6 +31,7 @@ SEED = 0
 INTERVAL_US = 100
 """Between two events: 10,000 events/s."""
 SIDE_INPUT_ROWS = 10_000
+SIDE_INPUT = pa.schema([("key", pa.int64()), ("value", pa.string())])
 ROWS_PER_FILE = 1_000_000
 ROWS_PER_BATCH = 262_144
 PARTITIONS = 2
@@ -46,7 +47,7 @@ def nexmark_files(events: int, kind: str = "parquet", interval_us: int = INTERVA
             (making / stream).mkdir(parents=True)
             _write(kind, making / stream, stream, events, interval_us)
         (making / "side_input").mkdir()
-        pyarrow.parquet.write_table(_side_input(), making / "side_input" / "part-0000.parquet")
+        _write_side_input(kind, making / "side_input")
         making.rename(place)
     return {name: sorted(str(path) for path in (place / name).iterdir()) for name in (*LAYOUTS, "side_input")}
 
@@ -56,9 +57,14 @@ def rows_of(stream: str, events: int) -> int:
     return LAYOUTS[stream].rows_before(events)
 
 
-def _side_input() -> pa.Table:
+def _write_side_input(kind: str, folder: Path) -> None:
+    """CSV beside CSV, without a header; else Parquet."""
     keys = np.arange(SIDE_INPUT_ROWS)
-    return pa.table({"key": keys, "value": [f"value-{key}" for key in keys]})
+    table = pa.table({"key": keys, "value": [f"value-{key}" for key in keys]}, schema=SIDE_INPUT)
+    if kind == "csv":
+        pyarrow.csv.write_csv(table, folder / "part-0000.csv", pyarrow.csv.WriteOptions(include_header=False, quoting_style="none"))
+    else:
+        pyarrow.parquet.write_table(table, folder / "part-0000.parquet")
 
 
 def _batches(stream: str, first: int, end: int, interval_us: int) -> Iterator[pa.RecordBatch]:

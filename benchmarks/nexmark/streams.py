@@ -10,7 +10,7 @@ import flinkray as fr
 from flinkray.connectors.base import Source
 from flinkray.connectors.nexmark_events import stream_schema
 
-from .data import Files
+from .data import SIDE_INPUT, Files
 
 WATERMARK = fr.Watermarks.bounded("date_time", "4s")
 """As in the Nexmark project."""
@@ -41,7 +41,12 @@ class Nexmark:
 
     def side_input(self) -> Source:
         """key, value: a bounded table."""
-        source: Source = fr.sources.Parquet(self.files["side_input"])
+        paths = self.files["side_input"]
+        source: Source
+        if paths[0].endswith(".csv"):
+            source = fr.sources.Csv(paths, schema=SIDE_INPUT, header=False)
+        else:
+            source = fr.sources.Parquet(paths)
         return source
 
     def _stream(self, name: str, event_time: bool) -> fr.DataStream:
