@@ -1,7 +1,7 @@
-"""A savepoint that was written in format 1, kept for ever: every later flinkray restores it.
+"""Savepoints that were written in format 1, kept for ever: every later flinkray restores them.
 
-`tests/golden/savepoint_format_1/` is the storage of application "kept-1" with savepoint "golden" of a run over the first rows of the bids, and the
-key that sealed it (a test's key: it protects nothing).
+`tests/golden/savepoint_format_1/` is the storage of applications with a savepoint "golden" each, and the key that sealed them (a test's key: it
+protects nothing). "kept-1" is a run over the first rows of Nexmark's bids; what the others are is in `kept_jobs`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import flinkray as fr
+from flinkray.api.collect import final_rows, remaining_rows
 from flinkray.checkpoint.state_reader import StateReader
 from flinkray.connectors.nexmark import nexmark_table
 from tests.golden import oracle
+from tests.golden.keep_savepoints import application, environment, run
+from tests.golden.kept_jobs import KEPT as KEPT_JOBS
 
 KEPT = Path(__file__).parent / "savepoint_format_1"
 ROWS = 4_000
@@ -49,3 +52,31 @@ def test_a_savepoint_of_format_1_is_read_and_restored(parallelism: int, tmp_path
     expected = oracle.running_totals(nexmark_table("bid", ROWS, 0), "bidder", "price")
     oracle.same(pa.concat_tables([pq.read_table(tmp_path / "out").select(expected.column_names)]), expected)
     assert header.facts.package_version
+
+
+@pytest.mark.parametrize("parallelism", [1, 3])
+@pytest.mark.parametrize("name", KEPT_JOBS)
+def test_what_users_have_in_savepoints_of_format_1_is_restored(
+    name: str, parallelism: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, folder = KEPT_JOBS[name], KEPT / application(name)
+    shutil.copytree(folder, tmp_path / "storage" / application(name))
+    _, source = StateReader(f"file://{tmp_path}/storage", application(name), fr.KeyFile(str(KEPT / "key"))).savepoints.read("golden")
+    assert source.problems() == []
+    assert 0 < source.manifest.counters.records_in < kept.rows
+    monkeypatch.setenv("FLINKRAY_RUN_OPTIONS", json.dumps({"restore": "savepoint:golden"}))
+    env = environment(name, tmp_path / "storage", parallelism)
+    assert run(name, env, tmp_path / "out").wait(TIMEOUT_S).records_in == kept.rows, "no row is read twice, none is left out"
+    shown = [pq.read_table(folder / "shown.parquet")] if (folder / "shown.parquet").exists() else []
+    found, answer = pa.concat_tables([*shown, pq.read_table(tmp_path / "out")]), kept.answer()
+    assert answer.num_rows > 30
+    if kept.key:
+        found = final_rows(found.sort_by("_seq"), kept.key)
+    elif kept.retracts:
+        found = remaining_rows(found.drop_columns(["_seq"]))
+    oracle.same(found.select(answer.column_names), answer)
+
+
+def test_every_kept_savepoint_has_its_job() -> None:
+    there = {folder.name for folder in KEPT.iterdir() if folder.is_dir()}
+    assert there == {APP, *map(application, KEPT_JOBS)}
