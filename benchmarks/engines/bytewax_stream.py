@@ -23,7 +23,7 @@ from harness import Request, serve
 
 Row = dict[str, Any]
 TEN, START = timedelta(seconds=10), datetime(2015, 7, 15, tzinfo=UTC)
-CLOCK = win.EventClock(lambda row: row["date_time"], wait_for_system_duration=timedelta(seconds=4))
+CLOCK = win.EventClock(lambda row: row["date_time"].replace(tzinfo=UTC), wait_for_system_duration=timedelta(seconds=4))
 
 
 class Rows(StatefulSourcePartition[Row, int]):

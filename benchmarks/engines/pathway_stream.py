@@ -26,7 +26,7 @@ def euros(bids: pw.Table) -> pw.Table:
 
 
 def some(bids: pw.Table) -> pw.Table:
-    return bids.filter(bids.auction % 123 == 0).select(bids.auction, bids.price)
+    return bids.filter(pw.this.auction % 123 == 0).select(pw.this.auction, pw.this.price)
 
 
 def summed(bids: pw.Table) -> pw.Table:
