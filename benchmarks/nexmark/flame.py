@@ -14,25 +14,28 @@ Stack = tuple[str, ...]
 Stacks = Counter[Stack]
 
 _CATEGORIES: tuple[tuple[str, str], ...] = (
-    # The first that fits a frame decides; frames are looked at from the innermost outwards. Files are below flinkray/.
-    ("wait", r"\(profile\.py|^(_?poll|wait|select|sleep|get|acquire)\w* \((?!flinkray)"),
-    ("checkpoint", r"checkpoint/|state_writing|uploader|local_copies|job_storage| snapshot\b|^snapshot "),
+    # The first that fits a frame decides; frames are looked at from the innermost outwards.
+    ("exchange", r"exchange/|runtime/(edge_writer|outbox)"),
+    ("checkpoint", r"checkpoint/|state_writing|uploader|local_copies|job_storage|[. ]snapshot\b|^snapshot "),
     (
         "emit",
-        r"connectors/(\w*sink|memory|output_folder|partitions|json_text)|operators/sink|^\w*[wW]riter\S* |^_?emit\w* \(flinkray/operators",
+        r"connectors/(\w*sink|memory|output_folder|partitions|json_text)|operators/sink|^(Csv|Json|Parquet)FileWriter|\._?emit\w* \(flinkray/operators",
     ),
     ("decode", r"connectors/(parquet|csv|json|text|lines|schemas)|pyarrow/(parquet|csv|json)"),
     ("read", r"connectors/|operators/(source|splits|rate_limit)"),
-    ("hash", r"state/(key_\w+|index_kernels|grouping|dense_grouping|hash)|pre_aggregate.*_groups|^_(hashed|dense)?_?groups "),
-    ("exchange", r"exchange/|runtime/(edge_writer|outbox)"),
+    ("hash", r"state/(key_\w+|index_kernels|grouping|dense_grouping|hash)|\._(hashed|dense)?_?groups "),
     ("Python", r"nexmark/q\d+\.py|operators/(process|co_process|functions|batch_function|async|stage|calls)\w*"),
     ("compute", r"expressions/|operators/relational"),
     ("aggregate", r"state/|operators/"),
     ("runtime", r"flinkray/"),
 )
 OTHER = "other"
+_WAITING = re.compile(
+    r"^(Condition\.wait|Event\.wait|Queue\.get|Thread\.join|socket\.accept|Poller\.poll|select|EpollSelector\.select|Popen\.\w+"
+    r"|_worker \(concurrent|Worker\.main_loop|JobManager\._next_event|JobManagerProcess\._next|\S*_watch_for_orphanage|_GatedReader\.read) ?"
+)
+"""Innermost frames of threads that wait; py-spy cannot tell everywhere that they do."""
 _COLOURS = {
-    "wait": "#cccccc",
     "checkpoint": "#c39bd3",
     "emit": "#7fb3d5",
     "decode": "#f5b041",
@@ -48,12 +51,14 @@ _COLOURS = {
 
 
 def read_stacks(paths: Iterable[Path]) -> Stacks:
-    """Collapsed stacks, `a;b;c 12` in each line, of all files together."""
+    """Collapsed stacks, `a;b;c 12` in each line, of all files together; without threads that wait."""
     stacks: Stacks = Counter()
     for path in paths:
         for line in path.read_text().splitlines():
             frames, _, count = line.rpartition(" ")
-            stacks[tuple(frames.split(";"))] += int(count)
+            stack = tuple(frames.split(";"))
+            if frames and not _WAITING.match(stack[-1]):
+                stacks[stack] += int(count)
     return stacks
 
 
