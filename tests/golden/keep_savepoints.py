@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -27,9 +28,10 @@ def application(name: str) -> str:
     return f"kept-1-{name}"
 
 
-def environment(name: str, storage: Path, parallelism: int) -> fr.StreamEnvironment:
+def environment(name: str, storage: str, parallelism: int, options: dict[str, Any] | None = None) -> fr.StreamEnvironment:
     """Small batches, so that a source stands where it was told to, and state is of rows in many batches."""
-    checkpointing = fr.Checkpointing(interval="20ms", min_pause="0s", storage=f"file://{storage}", key=fr.KeyFile(str(FOLDER / "key")))
+    key = fr.KeyFile(str(FOLDER / "key"))
+    checkpointing = fr.Checkpointing(interval="20ms", min_pause="0s", storage=storage, key=key, storage_options=options)
     return fr.StreamEnvironment(application(name), parallelism=parallelism, runtime="local", checkpointing=checkpointing, batch_rows=50)
 
 
@@ -50,7 +52,7 @@ def run(name: str, env: fr.StreamEnvironment, out: Path, gate: str | None = None
 
 def keep(name: str, work: Path) -> int:
     """Returns its bytes."""
-    handle = run(name, environment(name, work / "storage", 2), work / "out", str(work / "gate"))
+    handle = run(name, environment(name, f"file://{work}/storage", 2), work / "out", str(work / "gate"))
     until_still(handle)
     assert handle.stop(savepoint="golden", timeout=TIMEOUT_S).status == "STOPPED"
     target = FOLDER / application(name)

@@ -7,7 +7,7 @@ They stay as they are for ever: a savepoint is restored by the job that made it.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +19,7 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
 import flinkray as fr
+from flinkray.api.collect import final_rows, remaining_rows
 from flinkray.connectors.base import Source
 from flinkray.connectors.json_text import json_lines
 from tests.golden import oracle
@@ -90,6 +91,15 @@ class Kept:
                 index = answer.schema.get_field_index(column)
                 answer = answer.set_column(index, column, answer.column(index).cast(oracle.TIMESTAMP))
         return answer
+
+    def check(self, shown: Sequence[pa.Table]) -> None:
+        """What came out, before and after a restore, is the answer."""
+        found, answer = pa.concat_tables(shown), self.answer()
+        if self.key:
+            found = final_rows(found.sort_by("_seq"), self.key)
+        elif self.retracts:
+            found = remaining_rows(found.drop_columns(["_seq"]))
+        oracle.same(found.select(answer.column_names), answer)
 
 
 # --- process functions
