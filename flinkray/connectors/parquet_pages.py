@@ -16,6 +16,8 @@ from flinkray.connectors.parquet_kernels import PADDING, PAGE_FIELDS
 
 _PHYSICAL = {"INT64": 8, "DOUBLE": 8, "INT32": 4, "FLOAT": 4}
 """Bytes of a value."""
+LARGEST_CHUNK_BYTES = 256 << 20
+"""A chunk is read whole."""
 _PAGES = 64
 """Room for that many at first."""
 
@@ -72,7 +74,7 @@ class PagedFile:
         optional = self._metadata.schema.column(place).max_definition_level == 1
         statistics = chunk.statistics
         surely_there = not optional or (statistics is not None and statistics.has_null_count and statistics.null_count == 0)
-        if chunk.compression not in _CODECS or not surely_there:
+        if chunk.compression not in _CODECS or not surely_there or chunk.total_compressed_size > LARGEST_CHUNK_BYTES:
             return None
         start = min(chunk.data_page_offset, chunk.dictionary_page_offset or chunk.data_page_offset)
         data = np.frombuffer(os.pread(self._handle, chunk.total_compressed_size, start), np.uint8)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flinkray.connectors import parquet_pages
 from flinkray.connectors.parquet import ParquetSource
 from flinkray.connectors.parquet_pages import PagedFile
 from flinkray.errors import SourceError
@@ -116,6 +117,13 @@ def test_what_is_not_plain_enough_is_left_to_pyarrow(tmp_path: Path) -> None:
     split = source.enumerator(None, None, 1).discover()[0]
     found = pa.Table.from_batches(drain(source.open_split(split, None), 3_000))
     assert found.equals(rows.select(found.column_names)), "and both together are the rows of the file"
+
+
+def test_chunks_that_are_too_large_to_be_read_whole_are_left_to_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(table(), tmp_path / "a.parquet")
+    monkeypatch.setattr(parquet_pages, "LARGEST_CHUNK_BYTES", 50_000)
+    assert "few" in read(tmp_path / "a.parquet", ["few", "many"]).column_names
+    assert "many" not in read(tmp_path / "a.parquet", ["few", "many"]).column_names
 
 
 def test_data_pages_of_version_2_are_left_to_pyarrow(tmp_path: Path) -> None:
