@@ -1,5 +1,6 @@
 """The head lost: its GCS alone, with the leader, with everything on it; and the whole cluster. The GCS keeps its tables in RocksDB on a disk that
-survives. Nothing of the job is placed on the head, and the driver is on another host, too.
+survives, or in a Redis on another host that writes them through (Debian's redis-server; skipped where it is not installed). Nothing of the job is
+placed on the head, and the driver is on another host, too.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import pytest
@@ -28,17 +29,38 @@ GOAL_S = 2.0
 """A leader is there so soon after the GCS's return."""
 
 
+REDIS_PORT = 6399
+
+
 @dataclass
 class Cluster:
     network: Network
     folder: Path
+    storage: Literal["rocksdb", "redis"]
     address: str = ""
+    _redis: subprocess.Popen[bytes] | None = None
     _gcs: dict[str, Any] = field(default_factory=dict)
     _started: subprocess.Popen[bytes] | None = None
 
     @property
     def durable(self) -> dict[str, str]:
+        if self.storage == "redis":
+            return {"RAY_REDIS_ADDRESS": f"{self.network.hosts[2].address}:{REDIS_PORT}"}
         return {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(self.folder / "gcs")}
+
+    def start_redis(self) -> None:
+        if self.storage != "redis":
+            return
+        host = self.network.hosts[2]
+        through = ["--appendonly", "yes", "--appendfsync", "always", "--save", "", "--dir", str(self.folder)]
+        server = host.command("redis-server", "--bind", host.address, "--port", str(REDIS_PORT), "--protected-mode", "no", *through)
+        self._redis = subprocess.Popen(server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def end(self) -> None:
+        self.kill_head()
+        if self._redis is not None:
+            self._redis.kill()
+            self._redis.wait()
 
     def start_head(self) -> None:
         (self.folder / "ray_current_cluster").unlink(missing_ok=True)  # else Ray takes the other hosts' processes for a head of this one
@@ -70,15 +92,18 @@ class Cluster:
             self._started.wait()
 
 
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
+@pytest.fixture(params=["rocksdb", "redis"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    if request.param == "redis" and shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
     folder = Path(tempfile.mkdtemp(prefix="h", dir="/tmp"))  # short: it holds names of sockets
     for network in hosts.network(3):
-        cluster = Cluster(network, folder)
+        cluster = Cluster(network, folder, request.param)
+        cluster.start_redis()
         cluster.start_head()
         cluster.start_workers()
         yield cluster
-        cluster.kill_head()
+        cluster.end()
     shutil.rmtree(folder, ignore_errors=True)
 
 
