@@ -25,9 +25,10 @@ def read_state(
 
     `storage`: as in `Checkpointing`. `operator`: its uid. `at`: "latest", a checkpoint's id, or "savepoint:NAME". `key`: only this key, a value, or a tuple
     for several key columns. `state`: instead of the decoded table the chunks of this named state as they were written, with `_subtask`
-    and `_chunk`. `encryption_key`: what sealed it, `KeyFile` or `KeyEnv`; else FLINKRAY_KEY, or the key in the home folder.
+    and `_chunk`; "timers": those of a process function, with `key`, `time` and `domain` ("event" or "processing"). `encryption_key`: what sealed it, `KeyFile` or `KeyEnv`; else FLINKRAY_KEY, or the key in the home folder.
 
-    Of a process function: `key` (or `key0`, `key1`, ...) and a column for each of its states, null where the key has none.
+    Of a process function: `key` (or `key0`, `key1`, ...) and a column for each of its states, null where the key has none. Of joins,
+    rankings and deduplication: the rows that they keep, with `side`, `event_time` and `partners` or `has_partner` where there is such a thing.
     A window's row is there while the window is open (for a sliding window one row per open window). Tables of pyarrow go to pandas with
     `.to_pandas()`, to Polars with `polars.from_arrow`, and DuckDB queries them by name.
 

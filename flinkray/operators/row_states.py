@@ -22,6 +22,8 @@ from flinkray.state.key_index import KeyIndex
 from flinkray.state.keyed_rows import KeyedRows, RowsCopy, Slots
 
 NUMBER, LIVE = "_number", "_live"
+WORD = "_word_"
+"""How the names of the words' columns begin."""
 _FEW_KEYS = 1 << 14
 
 
@@ -139,7 +141,7 @@ class RowStates:
 
 
 def _word(name: str) -> str:
-    return f"_word_{name}"
+    return f"{WORD}{name}"
 
 
 def _last_of_each(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

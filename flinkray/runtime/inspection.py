@@ -19,8 +19,12 @@ from flinkray.graph.state_layout import StateLayout
 from flinkray.ids import KeyGroupRange
 from flinkray.operators.process_views import is_process_state, process_table
 from flinkray.operators.restore import cut_to_key_groups
+from flinkray.operators.row_views import ROW_KINDS, rows_table, timers_table
 from flinkray.operators.state_views import KINDS, SavedOperator, StateView, raw_table, view
 from flinkray.state.key_hash import hash_keys, key_groups
+
+TIMERS = "timers"
+"""What `state` names to see the timers of a process function, decoded."""
 
 _LIST_SCHEMA = pa.schema(
     [
@@ -77,6 +81,10 @@ def list_state(saved: StateSource) -> pa.Table:
 
 def read_state(saved: StateSource, operator: str, key: Any = None, state: str | None = None) -> pa.Table:
     """The decoded state of an operator, or with `state` the chunks of that named state as they were written."""
+    if state == TIMERS:
+        if key is not None:
+            raise UsageError("state= and key= do not go together; filter the table of timers")
+        return timers_table(operator, _by_state(saved, operator))
     if state is not None:
         if key is not None:
             raise UsageError("state= gives raw chunks; key= works on decoded tables only")
@@ -87,7 +95,7 @@ def read_state(saved: StateSource, operator: str, key: Any = None, state: str | 
                 f"operator {operator!r} has no state {state!r} in checkpoint {saved.manifest.checkpoint}; it has: {', '.join(names)}"
             )
         return raw_table(saved.chains(named))
-    if operator not in saved.manifest.layouts and is_process_state([ref.name for ref in _states_of(saved, operator)]):
+    if operator not in saved.manifest.layouts and is_decodable(saved, operator):
         if key is not None:
             raise UsageError(f"key= finds keys of aggregates; filter the table of {operator!r} by its key columns")
         return decoded(saved, operator).table
@@ -100,8 +108,9 @@ def decoded(saved: StateSource, operator: str, key_group: int | None = None) -> 
     """Raises RestoreError for an unknown operator, or one whose state has no decoded form."""
     states, manifest = _states_of(saved, operator), saved.manifest
     if operator not in manifest.layouts and is_process_state([state.name for state in states]):
-        named = {state.name: saved.chains([other for other in states if other.name == state.name]) for state in states}
-        return StateView(*process_table(operator, named, manifest.hash_seed))
+        return StateView(*process_table(operator, _by_state(saved, operator), manifest.hash_seed))
+    if manifest.operators.get(operator) in ROW_KINDS:
+        return StateView(rows_table(operator, _by_state(saved, operator)), ())
     kind, layout = manifest.operators.get(operator, ""), _layout(saved, operator)
     chains: dict[str, list[tuple[int, tuple[pa.Table, ...]]]] = {}
     for state in states:
@@ -115,7 +124,8 @@ def decoded(saved: StateSource, operator: str, key_group: int | None = None) -> 
 def is_decodable(saved: StateSource, operator: str) -> bool:
     """As a table, and by key in a diff."""
     if operator not in saved.manifest.layouts:
-        return is_process_state([state.name for state in saved.manifest.states if state.uid == operator])
+        rows = saved.manifest.operators.get(operator) in ROW_KINDS
+        return rows or is_process_state([state.name for state in saved.manifest.states if state.uid == operator])
     return saved.manifest.operators.get(operator) in KINDS
 
 
@@ -127,6 +137,11 @@ def _states_of(saved: StateSource, operator: str) -> list[StateRef]:
             f"checkpoint {saved.manifest.checkpoint} holds no state of an operator {operator!r}; it holds state of: {', '.join(known) or 'none'}"
         )
     return states
+
+
+def _by_state(saved: StateSource, operator: str) -> dict[str, list[tuple[int, tuple[pa.Table, ...]]]]:
+    states = _states_of(saved, operator)
+    return {state.name: list(saved.chains([other for other in states if other.name == state.name])) for state in states}
 
 
 def _layout(saved: StateSource, operator: str) -> StateLayout:

@@ -67,7 +67,7 @@ def _by_identity(uid: str, old: StateView, new: StateView) -> OperatorDiff:
     at = row_of[found[there]]
     equal = np.ones(len(there), np.bool_)
     for name in (column for column in old.table.column_names if column not in names):
-        equal &= _same(contiguous(old.table.column(name)).take(pa.array(at)), contiguous(new.table.column(name)).take(pa.array(there)))
+        equal &= _same(_comparable(old.table.column(name)).take(pa.array(at)), _comparable(new.table.column(name)).take(pa.array(there)))
     gone = np.ones(old.table.num_rows, np.bool_)
     gone[at] = False
     keys = new.table.select(names)
@@ -83,7 +83,7 @@ def _by_identity(uid: str, old: StateView, new: StateView) -> OperatorDiff:
 def _by_row(uid: str, old: StateView, new: StateView) -> OperatorDiff:
     """Rows without a name of their own: the same row may be there several times, and none is ever changed."""
     names = _identity(old)
-    index = KeyIndex([old.table.schema.field(name).type for name in names], 0)
+    index = KeyIndex([_comparable(old.table.column(name)).type for name in names], 0)
     before, after = _slots(index, old.table, names), _slots(index, new.table, names)
     counts = [np.bincount(slots, minlength=index.high) for slots in (before, after)]
     added = _surplus(after, counts[1] - counts[0])
@@ -106,8 +106,15 @@ def _surplus(slots: np.ndarray, more: np.ndarray) -> np.ndarray:
 
 
 def _slots(index: KeyIndex, table: pa.Table, names: list[str]) -> np.ndarray:
-    columns = [contiguous(table.column(name)) for name in names]
+    columns = [_comparable(table.column(name)) for name in names]
     return index.lookup_or_insert(index.codec.encode(columns, table.num_rows, index.seed))
+
+
+def _comparable(column: pa.ChunkedArray) -> pa.Array:
+    """Values of nested types as text: Arrow does not compare them, and they are no keys."""
+    if not pa.types.is_nested(column.type):
+        return contiguous(column)
+    return pa.array([None if value is None else repr(value) for value in column.to_pylist()], pa.string())
 
 
 def _same(old: pa.Array, new: pa.Array) -> np.ndarray:
