@@ -86,8 +86,9 @@ def measure(engine: Engine, python: str, files: Files, options: argparse.Namespa
     asked = {"queries": options.queries, "files": files, "parallelism": engine.parallelism or options.parallelism}
     asked |= {"warmups": engine.warmups, "repeat": 1, "checkpoints": engine.checkpoints}
     command = [python, str(HERE / "engines" / engine.script), json.dumps(asked)]
-    paths = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths})
+    own = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    environ = {**os.environ} | ({"PYTHONPATH": own} if engine.environment is None else {})
+    done = subprocess.run(command, capture_output=True, text=True, env=environ)
     said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"query"')]
     for answer in said:
         if "error" in answer:
