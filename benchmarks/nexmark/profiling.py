@@ -78,24 +78,26 @@ def workers(job: fr.JobHandle, options: argparse.Namespace) -> list[int]:
     return [os.getpid()] if options.runtime == "local" else [tm["pid"] for tm in status["task_managers"] if tm["role"] == "active"]
 
 
-def watch(pid: int, path: Path, options: argparse.Namespace) -> subprocess.Popen[str]:
-    """py-spy, when it has begun to sample."""
+def watch(pid: int, path: Path, options: argparse.Namespace) -> subprocess.Popen[bytes]:
+    """py-spy, when it has begun to sample. What it says goes to a file: a pipe that is full would stop it, while it has stopped the process."""
     command = ["py-spy", "record", "--pid", str(pid), "--format", "raw", "--function", "--rate", str(options.rate), "--output", str(path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    said = ""
-    for line in process.stdout:
-        said += line
-        if "Sampling process" in line:
-            return process
-    raise RuntimeError(f"py-spy cannot watch process {pid}; it may need root, or kernel.yama.ptrace_scope=0:\n{said}")
+    said, deadline = path.with_suffix(".log"), time.monotonic() + WAIT_S
+    with said.open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    while "Sampling process" not in said.read_text():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            hint = "it may need root, or kernel.yama.ptrace_scope=0"
+            raise RuntimeError(f"py-spy cannot watch process {pid}; {hint}:\n{said.read_text()}")
+        time.sleep(0.01)
+    return process
 
 
-def stop(process: subprocess.Popen[str]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
     """py-spy writes its file when the process that it watches ends, or when it is interrupted."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
-    process.communicate(timeout=WAIT_S)
+    process.wait(WAIT_S)
 
 
 def profiled(options: argparse.Namespace) -> tuple[Stacks, fr.JobResult]:
