@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
@@ -63,6 +63,11 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def put(self, name: str, data: bytes | memoryview) -> None: ...
+
+    def put_parts(self, name: str, parts: Iterable[bytes | memoryview]) -> None:
+        """`put` of bytes that come in pieces: stores of large objects have only some of them in memory. All or nothing: an error of `parts` leaves nothing
+        at the name. Pieces may be asked for once only."""
+        self.put(name, b"".join(parts))
 
     @abstractmethod
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from flinkray.checkpoint.base import CreateOutcome, ObjectStore
 from flinkray.checkpoint.store import check_name, check_prefix
@@ -51,9 +51,12 @@ class FileStore(ObjectStore):
         return self._can_link
 
     def put(self, name: str, data: bytes | memoryview) -> None:
+        self.put_parts(name, [data])
+
+    def put_parts(self, name: str, parts: Iterable[bytes | memoryview]) -> None:
         target = self._path(name)
         with _storage_errors("write", self.uri, name):
-            temporary = self._write_temporary(data)
+            temporary = self._write_temporary(parts)
             try:
                 self._into_folder(target, lambda: os.replace(temporary, target))
             except OSError:
@@ -70,7 +73,7 @@ class FileStore(ObjectStore):
             raise StorageError(f"{self.uri} cannot create {name} if absent: its file system has no hard links")
         target = self._path(name)
         with _storage_errors("create", self.uri, name):
-            temporary = self._write_temporary(data)
+            temporary = self._write_temporary([data])
             try:
                 self._into_folder(target, lambda: os.link(temporary, target))
                 return CreateOutcome.CREATED
@@ -124,7 +127,7 @@ class FileStore(ObjectStore):
     def _path(self, name: str) -> str:
         return os.path.join(self._folder, check_name(name))
 
-    def _write_temporary(self, data: bytes | memoryview) -> str:
+    def _write_temporary(self, parts: Iterable[bytes | memoryview]) -> str:
         if not self._writable:
             _make_folder(self._temporary)
             self._remove_litter()
@@ -132,10 +135,11 @@ class FileStore(ObjectStore):
         path = os.path.join(self._temporary, f"{os.getpid()}-{os.urandom(8).hex()}")
         try:
             with open(path, "xb") as file:
-                file.write(data)
+                for part in parts:
+                    file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError:
+        except BaseException:  # also of `parts`: what is not whole is litter
             _unlink(path)
             raise
         return path
@@ -155,7 +159,7 @@ class FileStore(ObjectStore):
 
     def _probe_link(self) -> bool:
         with _storage_errors("write", self.uri, _TEMPORARY):
-            temporary = self._write_temporary(b"")
+            temporary = self._write_temporary([])
             linked = f"{temporary}-link"
             try:
                 os.link(temporary, linked)

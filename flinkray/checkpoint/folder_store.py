@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from flinkray.checkpoint.base import CreateOutcome, ObjectStore
 from flinkray.checkpoint.store import check_name, check_prefix
@@ -29,6 +29,9 @@ class FolderStore(ObjectStore):
 
     def put(self, name: str, data: bytes | memoryview) -> None:
         self._store.put(self._name(name), data)
+
+    def put_parts(self, name: str, parts: Iterable[bytes | memoryview]) -> None:
+        self._store.put_parts(self._name(name), parts)
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         return self._store.get(self._name(name), offset, length)

@@ -8,11 +8,13 @@ ends in a StorageError that says what to do. `create` is one PUT with If-None-Ma
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, TypeVar
 
 from flinkray.checkpoint.base import CreateOutcome, ObjectStore
@@ -76,12 +78,37 @@ class S3Store(ObjectStore):
             return self._conditional
 
     def put(self, name: str, data: bytes | memoryview) -> None:
+        if len(data) > _MULTIPART_BYTES:
+            self.put_parts(name, [data])
+            return
         key, body = self._key(name), bytes(data)
         seconds = READ_TIMEOUT_S + len(body) / MIN_BYTES_PER_S
-        if len(body) > _MULTIPART_BYTES:
-            self._call("write", name, lambda s3: s3._pipe_file(f"{self._bucket}/{key}", body, chunksize=_MULTIPART_BYTES // 2), seconds)
-        else:
-            self._call("write", name, lambda s3: s3._call_s3("put_object", Bucket=self._bucket, Key=key, Body=body), seconds)
+        self._call("write", name, lambda s3: s3._call_s3("put_object", Bucket=self._bucket, Key=key, Body=body), seconds)
+
+    def put_parts(self, name: str, parts: Iterable[bytes | memoryview]) -> None:
+        """A multipart upload where it is more than one part."""
+        pieces = _regrouped(parts, _MULTIPART_BYTES // 2)
+        first = next(pieces, b"")
+        second = next(pieces, None)
+        if second is None:
+            self.put(name, first)
+            return
+        place = {"Bucket": self._bucket, "Key": self._key(name)}
+        begun = self._call("write", name, lambda s3: s3._call_s3("create_multipart_upload", **place))
+        place["UploadId"] = begun["UploadId"]
+        try:
+            tags = [self._put_part(name, place, number, part) for number, part in enumerate(chain((first, second), pieces), 1)]
+            whole = {"Parts": tags}
+            self._call("write", name, lambda s3: s3._call_s3("complete_multipart_upload", MultipartUpload=whole, **place), 60.0)
+        except BaseException:  # also of `parts`: nothing may stand there, and what was sent costs money
+            with contextlib.suppress(StorageError):
+                self._call("write", name, lambda s3: s3._call_s3("abort_multipart_upload", **place))
+            raise
+
+    def _put_part(self, name: str, place: dict[str, Any], number: int, part: bytes) -> dict[str, Any]:
+        seconds = READ_TIMEOUT_S + len(part) / MIN_BYTES_PER_S
+        answer = self._call("write", name, lambda s3: s3._call_s3("upload_part", PartNumber=number, Body=part, **place), seconds)
+        return {"PartNumber": number, "ETag": answer["ETag"]}
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         key = self._key(name)
@@ -208,6 +235,22 @@ class S3Store(ObjectStore):
 
     def _key(self, name: str) -> str:
         return self._prefix + check_name(name)
+
+
+def _regrouped(parts: Iterable[bytes | memoryview], size: int) -> Iterator[bytes]:
+    """The same bytes in pieces of `size`, the last one smaller."""
+    held = bytearray()
+    for part in parts:
+        view = memoryview(part).cast("B")
+        while len(view):
+            missing = size - len(held)
+            held += view[:missing]
+            view = view[missing:]
+            if len(held) == size:
+                yield bytes(held)
+                held.clear()
+    if held:
+        yield bytes(held)
 
 
 async def _bounded(request: Awaitable[T], seconds: float) -> T:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -24,6 +24,7 @@ from enum import Enum
 from typing import Any
 
 from flinkray.checkpoint.base import CreateOutcome, ObjectStore
+from flinkray.checkpoint.chunk_writer import PIECE_BYTES
 from flinkray.checkpoint.folder_store import FolderStore
 from flinkray.checkpoint.keys import DataKey, KeyProvider, KeyRing
 from flinkray.checkpoint.manifest import Manifest, decode_manifest, encode_manifest
@@ -259,7 +260,7 @@ class Savepoints:
             data_key = source.ring.get(header.data_key)
             KeyRing(creation.store, target._provider()).add(data_key)
             for object_name in sorted(source.manifest.object_names):
-                creation.store.put(object_name, _whole(source.store, object_name))
+                creation.store.put_parts(object_name, _pieces(source.store, object_name))
             copied = StateSource(source.manifest, creation.store, KeyRing(creation.store, target._provider()))
             for problem in copied.problems():
                 raise DamagedObjectError(problem.object_name, problem.reason)
@@ -321,11 +322,17 @@ class Savepoints:
         return header, manifest
 
 
-def _whole(store: ObjectStore, name: str) -> bytes:
-    try:
-        return store.get(name)
-    except FileNotFoundError:
-        raise DamagedObjectError(name, f"it is missing in {store.uri}") from None
+def _pieces(store: ObjectStore, name: str) -> Iterator[bytes]:
+    offset, piece = 0, b""
+    while not offset or len(piece) == PIECE_BYTES:
+        try:
+            piece = store.get(name, offset, PIECE_BYTES)
+        except FileNotFoundError:
+            raise DamagedObjectError(name, f"it is missing in {store.uri}") from None
+        if not piece:
+            return
+        offset += len(piece)
+        yield piece
 
 
 def _iso(micros: int) -> str:

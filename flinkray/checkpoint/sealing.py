@@ -15,7 +15,7 @@ import hashlib
 import hmac
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -51,21 +51,37 @@ def seal(data_key: bytes, aad: bytes, raw: bytes | memoryview | pa.Buffer, compr
 def _sealed(data_key: bytes, aad: bytes, raw: bytes | memoryview | pa.Buffer, compress: Compression | None, salt: bytes) -> bytes:
     """`salt`: never the same twice under a data key; given by test vectors only."""
     view = memoryview(raw).cast("B")
-    header = _HEADER.pack(_MAGIC, salt, view.nbytes)
+    return b"".join(_sealed_parts(data_key, aad, view.nbytes, [view], compress, salt))
+
+
+def seal_parts(
+    data_key: bytes, aad: bytes, raw_bytes: int, raw: Iterable[bytes | memoryview], compress: Compression | None = "lz4"
+) -> Iterator[bytes]:
+    """What `seal` gives, piece by piece, of `raw_bytes` bytes that come in pieces of any size. Only a segment and a piece are in memory."""
+    return _sealed_parts(data_key, aad, raw_bytes, raw, compress, os.urandom(_SALT_BYTES))
+
+
+def _sealed_parts(
+    data_key: bytes, aad: bytes, raw_bytes: int, raw: Iterable[bytes | memoryview], compress: Compression | None, salt: bytes
+) -> Iterator[bytes]:
+    header = _HEADER.pack(_MAGIC, salt, raw_bytes)
     cipher = AESGCM(_derived_key(data_key, header))
     context = _context(header, aad)
-    count = _segments(view.nbytes)
-    parts = [header]
+    count, feed = _segments(raw_bytes), _Feed(raw)
+    yield header
     for index in range(count):
-        segment = view[index * SEGMENT_BYTES : (index + 1) * SEGMENT_BYTES]
-        word = len(segment)
+        size = min(SEGMENT_BYTES, raw_bytes - index * SEGMENT_BYTES)
+        segment = feed.take(size)
+        if len(segment) != size:
+            raise ValueError(f"{raw_bytes} bytes to seal were announced, fewer came")
+        word = size
         if compress is not None:
             packed, flag = _packed(segment, compress)
-            if packed.nbytes < len(segment):
+            if packed.nbytes < size:
                 segment, word = packed, packed.nbytes | flag
         bound = context + _PLACE.pack(index, index == count - 1, word)
-        parts += [_WORD.pack(word), cipher.encrypt(_nonce(index), segment, bound)]
-    return b"".join(parts)
+        yield _WORD.pack(word)
+        yield cipher.encrypt(_nonce(index), segment, bound)
 
 
 def unseal(data_key: bytes, aad: bytes, sealed: bytes | memoryview, object_name: str) -> bytes:
@@ -73,20 +89,27 @@ def unseal(data_key: bytes, aad: bytes, sealed: bytes | memoryview, object_name:
 
     Raises DamagedObjectError naming `object_name` unless every byte is as it was sealed under this key and `aad`.
     """
-    view = memoryview(sealed)
-    if view.nbytes < _HEADER.size:
-        raise DamagedObjectError(object_name, f"it is truncated: {view.nbytes} bytes")
-    header = bytes(view[: _HEADER.size])
+    return b"".join(unseal_parts(data_key, aad, memoryview(sealed).nbytes, [sealed], object_name))
+
+
+def unseal_parts(
+    data_key: bytes, aad: bytes, sealed_bytes: int, sealed: Iterable[bytes | memoryview], object_name: str
+) -> Iterator[bytes | memoryview]:
+    """What `seal` was given, a segment at a time, of `sealed_bytes` bytes that come in pieces of any size. Each segment that comes is authentic and in its
+    place; that it is all is known after the last. Raises as `unseal` does."""
+    feed = _Feed(sealed)
+    header = bytes(feed.take(_HEADER.size))
+    if len(header) < _HEADER.size:
+        raise DamagedObjectError(object_name, f"it is truncated: {len(header)} bytes")
     magic, _, raw_bytes = _HEADER.unpack(header)
     if magic != _MAGIC:
         raise DamagedObjectError(object_name, "it does not begin like a sealed object")
-    if raw_bytes > _MAX_RATIO * view.nbytes:
-        raise DamagedObjectError(object_name, f"{view.nbytes} bytes cannot hold the {raw_bytes} its header speaks of")
+    if raw_bytes > _MAX_RATIO * sealed_bytes:
+        raise DamagedObjectError(object_name, f"{sealed_bytes} bytes cannot hold the {raw_bytes} its header speaks of")
     cipher = AESGCM(_derived_key(data_key, header))
     context = _context(header, aad)
     count = _segments(raw_bytes)
-    parts = []
-    for index, (word, stored) in enumerate(_stored_segments(view, count, object_name)):
+    for index, (word, stored) in enumerate(_stored_segments(feed, count, object_name)):
         bound = context + _PLACE.pack(index, index == count - 1, word)
         try:
             segment = cipher.decrypt(_nonce(index), stored, bound)
@@ -94,29 +117,50 @@ def unseal(data_key: bytes, aad: bytes, sealed: bytes | memoryview, object_name:
             raise DamagedObjectError(
                 object_name, f"segment {index} is not authentic (changed, moved, or sealed for another place)"
             ) from None
-        parts.append(_unpacked(segment, word, min(SEGMENT_BYTES, raw_bytes - index * SEGMENT_BYTES), object_name))
-    return b"".join(parts)
+        yield _unpacked(segment, word, min(SEGMENT_BYTES, raw_bytes - index * SEGMENT_BYTES), object_name)
 
 
-def _stored_segments(view: memoryview, count: int, object_name: str) -> Iterator[tuple[int, memoryview]]:
-    start = _HEADER.size
+def _stored_segments(feed: _Feed, count: int, object_name: str) -> Iterator[tuple[int, memoryview]]:
     for index in range(count):
-        stop = start + _WORD.size
-        word = _WORD.unpack(view[start:stop])[0] if stop <= view.nbytes else 0
-        start, stop = stop, stop + (word & ~_FLAGS) + _TAG_BYTES
-        if stop > view.nbytes:
+        begin = feed.take(_WORD.size)
+        word = _WORD.unpack(begin)[0] if len(begin) == _WORD.size else 0
+        size = (word & ~_FLAGS) + _TAG_BYTES
+        stored = feed.take(min(size, SEGMENT_BYTES + _TAG_BYTES + 1))  # a word that lies must not make us read much
+        if len(begin) < _WORD.size or len(stored) != size:
             raise DamagedObjectError(object_name, f"it ends within segment {index} of {count}")
-        yield word, view[start:stop]
-        start = stop
-    if start != view.nbytes:
-        raise DamagedObjectError(object_name, f"{view.nbytes - start} bytes follow its last segment")
+        yield word, stored
+    more = len(feed.take(1 << 20))
+    if more:
+        raise DamagedObjectError(object_name, f"{'at least ' if more == 1 << 20 else ''}{more} bytes follow its last segment")
+
+
+class _Feed:
+    """Bytes that come in pieces, taken in others."""
+
+    def __init__(self, pieces: Iterable[bytes | memoryview]) -> None:
+        self._pieces = iter(pieces)
+        self._rest = memoryview(b"")
+
+    def take(self, size: int) -> memoryview:
+        """So many bytes, fewer at the end; without a copy where one piece has them."""
+        if len(self._rest) >= size:
+            taken, self._rest = self._rest[:size], self._rest[size:]
+            return taken
+        parts, missing = [self._rest], size - len(self._rest)
+        self._rest = memoryview(b"")
+        while missing > 0 and (piece := next(self._pieces, None)) is not None:
+            view = memoryview(piece).cast("B")
+            parts.append(view[:missing])
+            missing, self._rest = missing - len(parts[-1]), view[missing:]
+        full = [part for part in parts if len(part)]
+        return full[0] if len(full) == 1 else memoryview(b"".join(full))
 
 
 def _unpacked(segment: bytes, word: int, raw_bytes: int, object_name: str) -> bytes | memoryview:
     if not word & _FLAGS:
         return segment
     try:
-        return memoryview(_codec("lz4" if word & _LZ4 else "zstd").decompress(segment, raw_bytes))
+        return memoryview(_codec("lz4" if word & _LZ4 else "zstd").decompress(segment, raw_bytes)).cast("B")
     except (OSError, pa.ArrowInvalid) as error:
         raise DamagedObjectError(object_name, f"a segment does not unpack: {error}") from error
 

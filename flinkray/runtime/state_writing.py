@@ -68,7 +68,7 @@ def _written(creation: Creation, manifest: Manifest, target: Target, chunks: Map
     for number, (uid, chunk) in enumerate(sorted(chunks.items())):
         builder = ObjectBuilder(namer(number), target.origin, target.data_key, target.compress)
         ref = builder.add(uid, ROWS_STATE, "keyed", True, manifest.checkpoint, everything, chunk)
-        creation.store.put(builder.object_name, builder.data())
+        creation.store.put_parts(builder.object_name, builder.parts())
         states.append(StateRef(uid, 0, ROWS_STATE, "keyed", everything.start, everything.stop, (ref,)))
     return states
 

@@ -91,7 +91,7 @@ class Uploader:
                 for capture in captures:
                     states[(uid, capture.name)] = self._store_one(builder, base, task, groups, uid, capture, checkpoint)
         if not builder.empty:
-            self._store.put(name, builder.data())
+            self._store.put_parts(name, builder.parts())
             self._copies.keep(builder.chunks)
         return states, builder.size_bytes
 

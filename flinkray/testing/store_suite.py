@@ -76,6 +76,21 @@ class ObjectStoreSuite:
         store.put("empty", b"")
         assert (store.get("view"), store.get("empty")) == (b"234", b"")
 
+    def test_parts_make_one_object_or_none(self, store: ObjectStore) -> None:
+        def parts(whole: bool) -> Iterator[bytes | memoryview]:
+            yield from (b"0123", b"", memoryview(b"456789")[1:])
+            if not whole:
+                raise ValueError("the source of the parts has failed")
+
+        store.put_parts("folder/parts", parts(True))
+        assert store.get("folder/parts") == b"012356789"
+        store.put_parts("none", [])
+        assert store.get("none") == b""
+        with pytest.raises(ValueError, match="the source of the parts"):
+            store.put_parts("failed", parts(False))
+        assert not store.exists("failed")
+        assert store.list("") == ["folder/parts", "none"]
+
     def test_a_put_replaces_what_was_there(self, store: ObjectStore) -> None:
         store.put("a", b"long before")
         store.put("a", b"after")

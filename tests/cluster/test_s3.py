@@ -73,6 +73,22 @@ def test_a_large_object_goes_in_parts(server: SeaweedServer) -> None:
     assert store.get("data/large", 65 << 20, 100) == data[:100]
 
 
+def test_an_upload_in_parts_is_there_as_a_whole_or_not_at_all(server: SeaweedServer) -> None:
+    store = open_store(fresh_uri(), "app", server.options())
+    piece = bytes(range(256)) * (8 << 12)  # 8 MiB
+
+    def parts(whole: bool) -> Iterator[bytes]:
+        yield from [piece] * 9
+        if not whole:
+            raise ValueError("the source of the parts has failed")
+
+    store.put_parts("data/parts", parts(True))
+    assert store.get("data/parts", (72 << 20) - 100) == piece[-100:]
+    with pytest.raises(ValueError, match="the source of the parts"):
+        store.put_parts("data/failed", parts(False))
+    assert store.list("data/") == ["data/parts"]
+
+
 def test_endpoint_and_credentials_may_come_from_the_environment(server: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
