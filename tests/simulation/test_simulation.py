@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import pyarrow as pa
 import pytest
@@ -54,8 +55,19 @@ def test_hot_items_at_parallelism_three() -> None:
 
 @pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
 def test_mixtures_of_all_faults(job: object) -> None:
-    for seed in range(3 if job is JOBS["keyed-state"] else 12):  # its many operators take as long
+    for seed in range(3 if job in (JOBS["keyed-state"], JOBS["drained"]) else 12):  # their many operators take as long
         check(simulate(job, seed, Faults.swarm()))  # type: ignore[arg-type]
+
+
+def test_a_job_that_is_drained_in_a_storm_gives_each_row_once() -> None:
+    """Drains that are carried through, and such as are undone by a loss in the middle."""
+    coverage: Counter[str] = Counter()
+    for seed in range(5):
+        report = simulate(JOBS["drained"], seed, Faults(drain=2.5, crash=2.0, crash_leader=0.5, store_fail=0.01))
+        check(report)
+        coverage.update(report.coverage)
+    assert coverage["drain done"] > 2
+    assert coverage["drain failed"] > 2
 
 
 @pytest.mark.slow

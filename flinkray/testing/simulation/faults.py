@@ -18,8 +18,8 @@ from flinkray.testing.simulation.world import World
 Unit = Literal["message", "frame", "put", "read", "request", "record", "batch", "trigger", "deploy", "process", "second"]
 
 
-def _fault(unit: Unit, typical: float, doc: str, restarts: bool = False) -> float:
-    return field(default=0.0, metadata={"unit": unit, "typical": typical, "doc": doc, "restarts": restarts})
+def _fault(unit: Unit, typical: float, doc: str, restarts: bool = False, mixed: bool = True) -> float:
+    return field(default=0.0, metadata={"unit": unit, "typical": typical, "doc": doc, "restarts": restarts, "mixed": mixed})
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,10 @@ class Faults:
     stop: float = _fault("second", 0.15, "the job is asked to stop, with a savepoint or without, and is started again")
     rescale_live: float = _fault("second", 0.2, "the running job is asked to go on at another parallelism")
 
+    drain: float = _fault(
+        "second", 0.6, "the job is drained, stopped, and started again; for jobs whose rows do not depend on it", mixed=False
+    )
+
     _swarm: bool = field(default=False, metadata={"unit": None})
 
     @classmethod
@@ -112,7 +116,7 @@ class Faults:
             return self
         rng = random.Random(f"{seed}/swarm")
         rates = {}
-        for kind in KINDS.values():
+        for kind in (kind for kind in KINDS.values() if kind.mixed):
             take, strength = rng.random() < 0.3, kind.typical * 10 ** rng.uniform(-0.6, 0.4)
             rates[kind.name] = strength if take else 0.0
         always = random.Random(f"{seed}/always")
@@ -134,12 +138,12 @@ class Kind:
     typical: float
     doc: str
     restarts: bool
+    mixed: bool
+    """A seed of the swarm may choose it."""
 
 
 KINDS: dict[str, Kind] = {
-    entry.name: Kind(entry.name, entry.metadata["unit"], entry.metadata["typical"], entry.metadata["doc"], entry.metadata["restarts"])
-    for entry in fields(Faults)
-    if entry.metadata["unit"] in get_args(Unit)
+    entry.name: Kind(entry.name, **entry.metadata) for entry in fields(Faults) if entry.metadata["unit"] in get_args(Unit)
 }
 
 

@@ -208,6 +208,41 @@ class _Slots(KeyedProcessFunction):
         yield {"auction": ctx.key, "a": slot, "b": self.prices.pop(slot)}
 
 
+def drained(env: StreamEnvironment) -> DataStream:
+    """Each row waits for a timer, for its window's end and for its session's end, and comes out as it was: the answer is the same however often time is
+    brought to its end in between (`drain`), as long as what waits then comes out, once."""
+    from flinkray.api import windows
+    from flinkray.api.watermarks import Watermarks
+
+    bids = env.from_source(_bids(0, ROWS, RATE), watermark=Watermarks.bounded("date_time", "1s"), uid="bids")
+    mine = bids.select("auction", "price").key_by("auction")
+    timers = mine.process(_Waiting(), uid="timers")
+    tumbling = mine.window(windows.Tumbling("4s")).process(_rows_of, _Waiting.output_schema).uid("tumbling")
+    session = mine.window(windows.Session("700ms")).process(_rows_of, _Waiting.output_schema).uid("session")
+    return timers.union(tumbling, session)
+
+
+class _Waiting(KeyedProcessFunction):
+    """Rows come out four seconds later."""
+
+    output_schema = {"auction": "int64", "price": "int64"}
+    prices = MapState("prices", int, "list[int64]")
+
+    def process(self, row: dict[str, Any], ctx: ProcessContext) -> None:
+        assert ctx.timestamp is not None
+        until = ctx.timestamp + 4_000_000
+        self.prices[until] = [*self.prices.get(until, []), row["price"]]
+        ctx.register_event_timer(until)
+
+    def on_timer(self, timestamp: int, ctx: ProcessContext) -> Any:
+        for price in self.prices.pop(timestamp):
+            yield {"auction": ctx.key, "price": price}
+
+
+def _rows_of(rows: pa.RecordBatch, window: Any) -> dict[str, Any]:
+    return {"auction": rows.column("auction"), "price": rows.column("price")}
+
+
 JOBS: dict[str, BuildJob] = {
     "hot-items": hot_items,
     "two-inputs": two_inputs,
@@ -217,4 +252,5 @@ JOBS: dict[str, BuildJob] = {
     "idle-readers": idle_readers,
     "timers": timers,
     "keyed-state": keyed_state,
+    "drained": drained,
 }

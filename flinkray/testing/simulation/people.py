@@ -32,10 +32,10 @@ class People:
     def save(self, rng: random.Random) -> str:
         return self._ask(lambda request: SavepointRequested(request, f"s-{request}"))
 
-    def stop(self, rng: random.Random) -> str:
+    def stop(self, rng: random.Random, drain: bool = False) -> str:
         """The job is started again when it has stopped."""
         with_savepoint = rng.random() < 0.6
-        return self._ask(lambda request: StopRequested(request, f"s-{request}" if with_savepoint else ""))
+        return self._ask(lambda request: StopRequested(request, f"s-{request}" if with_savepoint else "", drain))
 
     def rescale(self, rng: random.Random) -> str:
         run = self._cluster.run
@@ -71,7 +71,8 @@ class People:
         if asked is None:  # of the job core itself
             self._cluster.checkers.coverage[f"migration {'undone' if command.error else 'done'}"] += 1
             return
-        what = type(asked[1]).__name__.removesuffix("Requested").lower()
+        drained = isinstance(asked[1], StopRequested) and asked[1].drain
+        what = "drain" if drained else type(asked[1]).__name__.removesuffix("Requested").lower()
         self._cluster.checkers.coverage[f"{what} {'failed' if command.error else 'done'}"] += 1
         self._cluster.world.note("people", f"hear of {command.request}: {command.error or 'done'}")
         if command.savepoint and self.state(command.savepoint) is not SavepointState.READY:

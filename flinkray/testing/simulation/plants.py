@@ -32,7 +32,7 @@ from flinkray.core.log_records import digest
 from flinkray.core.log_writer import Confirmed, Created, Listed, LogCommand, LogWriter, Taken, Voided, WriterState
 from flinkray.core.messages import Acknowledged, Report
 from flinkray.core.task_manager import TaskManagerCore
-from flinkray.operators import window_aggregate, window_top_n
+from flinkray.operators import general_window, process_store, restore, window_aggregate, window_top_n
 from flinkray.operators.base import StateCapture
 from flinkray.operators.list_state import ListCapture
 from flinkray.operators.sink import _STATE, _STATE_SCHEMA, SinkOperator
@@ -253,6 +253,13 @@ def _strangers_stay() -> Sequence[Patch]:
     return [(_job, "on_workers_found", lambda job, event, out: None)]
 
 
+def _time_stays_at_its_end() -> Sequence[Patch]:
+    return [
+        (process_store, "begun_anew", lambda watermark_us: watermark_us),
+        (general_window, "restored_watermark", restore._smallest_watermark),
+    ]
+
+
 PLANTS: dict[str, Plant] = {
     plant.name: plant
     for plant in (
@@ -328,6 +335,14 @@ PLANTS: dict[str, Plant] = {
             _strangers_stay,
             faults="crash=3,crash_leader=1.5,pause_leader=1.5",
             seed=193,
+        ),
+        Plant(
+            "time-stays-at-its-end",
+            "what is restored from a drained savepoint takes every new row for late",
+            _time_stays_at_its_end,
+            "drained",
+            "drain=3",
+            seed=1,
         ),
         Plant("splits-lost", "split assignments do not survive", _splits_lost, seed=0),
     )

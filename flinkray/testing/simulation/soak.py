@@ -97,7 +97,7 @@ class Soak:
     def never_happened(self, faults: Faults) -> list[str]:
         """Faults of the mixture, and states of the protocol, that no seed has seen."""
         rates = faults.rates()
-        wanted = [kind for kind in KINDS if faults == Faults.swarm() or rates[kind]]
+        wanted = [name for name, kind in KINDS.items() if (faults == Faults.swarm() and kind.mixed) or rates[name]]
         return [*(kind for kind in wanted if not self.faults[kind]), *(state for state in STATES if not self.states[state])]
 
     def summary(self) -> str:

@@ -45,6 +45,7 @@ class Storm:
             "cancel": self._cancel,
             "save": lambda fault, rng: cluster.people.save(rng),
             "stop": lambda fault, rng: cluster.people.stop(rng),
+            "drain": lambda fault, rng: cluster.people.stop(rng, drain=True),
             "rescale_live": lambda fault, rng: cluster.people.rescale(rng),
         }
         cluster.injector.storm = True
