@@ -105,7 +105,7 @@ NEEDS_ALL_ROWS = {
     "filter": lambda s: s.filter(col("total") > 1),
     "filter by a function": lambda s: s.filter(lambda row: True),
     "map": lambda s: s.map(lambda row: row),
-    "aggregate": lambda s: s.key_by("auction").aggregate(n=fr.agg.count()),
+    "an aggregate that cannot take back": lambda s: s.key_by("auction").aggregate(n=fr.agg.max("total")),
     "top_n": lambda s: s.key_by("auction").top_n(1, "total"),
     "deduplicate": lambda s: s.key_by("auction").deduplicate("total"),
     "distinct": lambda s: s.distinct("auction"),
