@@ -69,7 +69,8 @@ def write_savepoint(
     job, or to begin one with totals that were computed elsewhere. Returns what `flinkray savepoint describe --json` prints.
 
     `tables`: by operator uid all its keys, as `read_state` gives them: key columns and aggregates by name, each key once. A key that is left out is
-    gone. For running aggregates (`key_by().aggregate()`) of count, sum, min and max over numbers and times. Everything else, source offsets included,
+    gone. For running aggregates (`key_by().aggregate()`) of count, sum, min and max over numbers and times, of others (mean, first, collect_list...) the result does not tell
+    what is kept, and for all state of process functions, where null is no value (timers stay; a time to live begins with the restore). Everything else, source offsets included,
     is as in `base`; a base without rows comes from `flinkray stop APP --savepoint NAME` over an empty input.
 
     Raises UsageError (a table that does not fit, a name that is taken), and what `read_state` raises. Nothing of `base` changes.

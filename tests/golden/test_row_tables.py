@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 import flinkray as fr
@@ -13,8 +18,8 @@ from flinkray.operators.state_views import StateView
 from flinkray.runtime.inspection import open_saved
 from flinkray.runtime.state_diff import _by_row, diff
 from tests.golden import oracle
-from tests.golden.keep_savepoints import FOLDER, application
-from tests.golden.kept_jobs import READ, auctions, bids
+from tests.golden.keep_savepoints import FOLDER, application, environment, run
+from tests.golden.kept_jobs import KEPT, READ, auctions, bids
 
 KEY = fr.KeyFile(str(FOLDER / "key"))
 
@@ -107,3 +112,43 @@ def test_rows_with_lists_are_compared_too() -> None:
     assert found.added.to_pylist() == [{"id": 1, "tags": ["a", "c"]}, {"id": 4, "tags": []}]
     assert found.removed.to_pylist() == [{"id": 1, "tags": ["a"]}, {"id": 2, "tags": ["b"]}]
     assert found.same == 2
+
+
+def test_state_of_a_process_function_is_written_from_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written as it was leads to the same answer, at another parallelism; a value that was changed goes into it."""
+    shutil.copytree(FOLDER / application("process"), tmp_path / application("process"))
+    storage, app = f"file://{tmp_path}", application("process")
+    table = state("process")
+    fewer = table.set_column(table.column_names.index("total"), "total", pc.add(table.column("total"), 1000))
+    for name, written in (("same", table), ("more", fewer)):
+        facts = fr.write_savepoint(storage, app, name, {"operator": written}, base="savepoint:golden", encryption_key=KEY)
+        assert facts["state"] == "READY"
+        found = fr.read_state(storage, app, "operator", f"savepoint:{name}", encryption_key=KEY)
+        assert found.select(written.column_names).sort_by("key").equals(written.sort_by("key"))
+        monkeypatch.setenv("FLINKRAY_RUN_OPTIONS", json.dumps({"restore": f"savepoint:{name}"}))
+        run("process", environment("process", storage, 3), tmp_path / name).wait(60.0)
+        monkeypatch.delenv("FLINKRAY_RUN_OPTIONS")
+    shown = pq.read_table(FOLDER / app / "shown.parquet")
+    KEPT["process"].check([shown, pq.read_table(tmp_path / "same")])
+    totals = {row["bidder"]: row["bids"] for row in pq.read_table(tmp_path / "same").to_pylist() if row["prices"] is None}
+    more = {row["bidder"]: row["bids"] for row in pq.read_table(tmp_path / "more").to_pylist() if row["prices"] is None}
+    assert more == {bidder: bids + 1000 for bidder, bids in totals.items()}
+
+
+def test_a_table_that_is_no_state_of_the_process_function_is_refused() -> None:
+    table = state("process")
+    for given, error in (
+        (table.drop_columns(["most"]), "give key, "),
+        (pa.concat_tables([table, table.slice(0, 1)]), "give each key once"),
+        (table.set_column(0, "key", pa.array(["x"] * table.num_rows)), "column 'key' is no int64"),
+    ):
+        with pytest.raises(fr.UsageError, match=error):
+            fr.write_savepoint(f"file://{FOLDER}", application("process"), "bad", {"operator": given}, "savepoint:golden", KEY)
+    with pytest.raises(fr.UsageError, match=r"running aggregates .* and process functions only"):
+        fr.write_savepoint(f"file://{FOLDER}", application("ranks"), "bad", {"operator": table}, "savepoint:golden", KEY)
+    mixed = state("sliding").drop_columns(["window_start", "window_end"])
+    with pytest.raises(fr.UsageError, match="running aggregates"):
+        fr.write_savepoint(f"file://{FOLDER}", application("sliding"), "bad", {"operator": mixed}, "savepoint:golden", KEY)
+    running = fr.read_state(f"file://{FOLDER}", application("running"), "operator", "savepoint:golden", encryption_key=KEY)
+    with pytest.raises(fr.UsageError, match=r"mean.* cannot be written from its result; count, sum, min, max"):
+        fr.write_savepoint(f"file://{FOLDER}", application("running"), "bad", {"operator": running}, "savepoint:golden", KEY)
