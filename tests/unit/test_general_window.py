@@ -442,3 +442,30 @@ def test_is_refused_at_plan_time(what: str, rows: fr.DataStream) -> None:
     build, message = WRONG[what]
     with pytest.raises(PlanError, match=message):
         build(rows.key_by("key"), fr.windows)
+
+
+# --- after a drain
+
+
+@pytest.mark.parametrize(
+    ("window", "options", "told"),
+    [
+        (TumblingWindow(10), {}, [[11], [12]]),
+        (TumblingWindow(10), {"trigger": Trigger(rows=1)}, [[11], [12]]),
+        (TumblingWindow(10), {"lateness_us": 100}, [[11], [12]]),
+        (SlidingWindow(10, 5), {}, [[11], [11], [12], [12]]),
+        (CumulativeWindow(5, 15), {}, [[11], [11], [11], [12], [12]]),
+        (SessionWindow(5), {}, [[11], [12]]),
+        (DynamicSessionWindow("gap"), {}, [[11], [12]]),
+        (CountWindow(3, 3), {}, [[1, 2, 11]]),  # it was not full
+        (GlobalWindow(), {}, [[1, 2, 11, 12]]),  # the one of its key: its answer is refined
+        (GlobalWindow(), {"trigger": Trigger(rows=2, purge=True)}, [[11, 12]]),
+    ],
+    ids=str,
+)
+def test_what_was_told_at_the_end_of_time_is_not_told_again_and_new_rows_are_not_late(window: Any, options: Any, told: list[Any]) -> None:
+    driven = harness(window, **options).rows([row(1, 1), row(2, 2), row(3, 3, "b")]).end()
+    (again,) = restore(lambda: operator(window, **options), [driven.snapshot(1)], parallelism=1)
+    again.rows([row(1, 11), row(50, 12)]).end()
+    assert lists(again) == told
+    assert again.operator.context.metrics.late_rows == 0
