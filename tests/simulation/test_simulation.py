@@ -55,7 +55,8 @@ def test_hot_items_at_parallelism_three() -> None:
 
 @pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
 def test_mixtures_of_all_faults(job: object) -> None:
-    for seed in range(3 if job in (JOBS["keyed-state"], JOBS["drained"]) else 12):  # their many operators take as long
+    many = (JOBS["keyed-state"], JOBS["drained"], JOBS["connected"])
+    for seed in range(3 if job in many else 12):  # their many operators take as long
         check(simulate(job, seed, Faults.swarm()))  # type: ignore[arg-type]
 
 

@@ -14,7 +14,8 @@ from flinkray.api.expressions import coalesce, col, lit
 from flinkray.connectors.base import Split
 from flinkray.connectors.memory import MemorySource
 from flinkray.connectors.nexmark import NexmarkSource
-from flinkray.graph.process import KeyedProcessFunction, MapState, ProcessContext, ValueState
+from flinkray.graph.co_process import BroadcastState, KeyedBroadcastProcessFunction, KeyedCoProcessFunction
+from flinkray.graph.process import KeyedProcessFunction, ListState, MapState, ProcessContext, ValueState
 from flinkray.testing.simulation.job import BuildJob
 
 if TYPE_CHECKING:
@@ -243,6 +244,58 @@ def _rows_of(rows: pa.RecordBatch, window: Any) -> dict[str, Any]:
     return {"auction": rows.column("auction"), "price": rows.column("price")}
 
 
+def connected(env: StreamEnvironment) -> DataStream:
+    """Two streams in one function, with state and timers that both share; and rows that wait for rules which are broadcast to every subtask."""
+    from flinkray.api.watermarks import Watermarks
+
+    watermark = Watermarks.bounded("date_time", "1s")
+    bids = env.from_source(_bids(0, ROWS, RATE), watermark=watermark, uid="bids").select("auction", "price")
+    more = env.from_source(_bids(9, ROWS // 2, RATE / 3), watermark=watermark, uid="more").select("auction", "price")
+    both = bids.key_by("auction").connect(more.key_by("auction")).process(_Both(), uid="both")
+    return both.union(bids.key_by("auction").connect(more.broadcast()).process(_Ruled(), uid="ruled"))
+
+
+class _Both(KeyedCoProcessFunction):
+    """Of each three seconds: how many rows of either stream."""
+
+    output_schema = {"auction": "int64", "a": "int64", "b": "int64"}
+    first = MapState("first", int, int)
+    second = MapState("second", int, int)
+
+    def process1(self, row: dict[str, Any], ctx: ProcessContext) -> None:
+        self._count(self.first, ctx)
+
+    def process2(self, row: dict[str, Any], ctx: ProcessContext) -> None:
+        self._count(self.second, ctx)
+
+    def _count(self, counts: Any, ctx: ProcessContext) -> None:
+        assert ctx.timestamp is not None
+        until = (ctx.timestamp // 3_000_000 + 1) * 3_000_000
+        counts[until] = counts.get(until, 0) + 1
+        ctx.register_event_timer(until)
+
+    def on_timer(self, timestamp: int, ctx: ProcessContext) -> Any:
+        yield {"auction": ctx.key, "a": self.first.pop(timestamp, 0), "b": self.second.pop(timestamp, 0)}
+
+
+class _Ruled(KeyedBroadcastProcessFunction):
+    """Prices wait for the end; then they are counted by the rules, which all subtasks have."""
+
+    output_schema = {"auction": "int64", "a": "int64", "b": "int64"}
+    rules = BroadcastState("rules", int, int)
+    prices = ListState("prices", int)
+
+    def process(self, row: dict[str, Any], ctx: ProcessContext) -> None:
+        self.prices.add(row["price"])
+        ctx.register_event_timer(10**18)
+
+    def process_broadcast(self, row: dict[str, Any], ctx: Any) -> None:
+        self.rules[row["auction"]] = self.rules.get(row["auction"], 0) + row["price"]
+
+    def on_timer(self, timestamp: int, ctx: ProcessContext) -> Any:
+        yield {"auction": ctx.key, "a": sum(self.prices), "b": sum(rule for _, rule in self.rules.items())}
+
+
 JOBS: dict[str, BuildJob] = {
     "hot-items": hot_items,
     "two-inputs": two_inputs,
@@ -253,4 +306,5 @@ JOBS: dict[str, BuildJob] = {
     "timers": timers,
     "keyed-state": keyed_state,
     "drained": drained,
+    "connected": connected,
 }
