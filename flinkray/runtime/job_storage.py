@@ -69,6 +69,11 @@ class StorageOfJob(ABC):
     def stop_waiting(self) -> None:
         """The job ends: a manifest whose fate is open is waited for no more. From any thread; returns at once."""
 
+    @property
+    def is_open(self) -> bool:
+        """Savepoints and checkpoints can be looked at. From any thread."""
+        return True
+
     def name_savepoint(self, request: str, name: str) -> bool:
         """Take the name for this request; True when the savepoint was made for it already. This and what follows is called on a thread of its own.
         Raises UsageError, RestoreError, StorageError."""
@@ -353,6 +358,10 @@ class JobStorage(StorageOfJob):
         keep = [request.request for request in view.open_requests] if view is not None else []
         with suppress(StorageError):  # they stay CREATING, which says no worse
             savepoints_of(log).fail_abandoned(keep)
+
+    @property
+    def is_open(self) -> bool:
+        return self._log is not None and self._facts is not None
 
     def _opened_log(self) -> CheckpointLog:
         if self._log is None or self._facts is None:

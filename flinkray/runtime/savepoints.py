@@ -48,6 +48,8 @@ class RequestBook:
         self._asked: set[str] = set()
         self._naming: set[str] = set()
         """Requests with a savepoint that is not settled."""
+        self._waiting: list[Settle] = []
+        """Savepoints that an earlier leader has made, to be described when storage is open."""
         self._closed = ""
 
     def ask(self, request: str, event: JobEvent | None) -> Outcome | None:
@@ -63,7 +65,11 @@ class RequestBook:
             return None
 
     def look_after(self) -> None:
-        """Now and then, while the job runs: automatic savepoints."""
+        """Now and then, while the job runs: answers that waited for storage, and automatic savepoints."""
+        if self._waiting and self._storage.is_open:
+            waiting, self._waiting = self._waiting, []
+            for command in waiting:
+                self._io.submit(self._settle, command)
         if self._auto is None:
             return
         if not self._auto_begun:
@@ -82,6 +88,8 @@ class RequestBook:
             self._io.submit(self._name, command)
         elif isinstance(command, FailSavepoint):
             self._io.submit(self._fail, command.request, command.reason)
+        elif command.savepoint and not self._storage.is_open:
+            self._waiting.append(command)  # a new leader learns from the journal that it is READY before it has opened storage
         else:
             self._io.submit(self._settle, command)
 
