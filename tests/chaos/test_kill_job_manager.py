@@ -49,8 +49,8 @@ def log_of(job: JobHandle) -> str:
 
 def test_no_task_notices_that_the_leader_is_killed_three_times(tmp_path: Path) -> None:
     probe = str(tmp_path / "probe")
-    rows = ROWS + 1_000_000  # three times a new standby has to be there before the next kill
-    job = start(tmp_path, "kill-leader", lambda inner: ProbeSink(inner, probe, "window_start"), rows=rows)
+    rows = ROWS + 1_000_000
+    job = start(tmp_path, "kill-leader", lambda inner: ProbeSink(inner, probe, "window_start"), rows=rows, held=True)
     before = until(job, with_standby(1))
     for election in (2, 3, 4):
         status = until(job, with_standby(1))
@@ -67,7 +67,7 @@ def test_no_task_notices_that_the_leader_is_killed_three_times(tmp_path: Path) -
 
 
 def test_a_leader_that_was_frozen_wakes_up_and_does_no_harm(tmp_path: Path) -> None:
-    job = start(tmp_path, "freeze-leader", rows=ROWS)
+    job = start(tmp_path, "freeze-leader", rows=ROWS, held=True)
     before = until(job, with_standby(1))
     pid = signal_leader(before, signal.SIGSTOP)
     try:
@@ -84,18 +84,17 @@ def test_a_leader_that_was_frozen_wakes_up_and_does_no_harm(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_leader_and_standby_killed_together_come_back_and_nothing_is_restarted(tmp_path: Path) -> None:
-    rows = ROWS + 600_000  # Ray takes its time to start both again
-    job = start(tmp_path, "kill-both", rows=rows)
+    job = start(tmp_path, "kill-both", rows=ROWS, held=True)
     before = until(job, with_standby(1))
     os.kill(before["standbys"][0]["pid"], signal.SIGKILL)
     pid = signal_leader(before)
     status = until(job, led_by_another(pid))
     assert task_managers(status) == task_managers(before)
-    finish(job, tmp_path, restarts=0, rows=rows)
+    finish(job, tmp_path, restarts=0, rows=ROWS)
 
 
 def test_a_task_manager_killed_just_after_the_leader_is_one_restart(tmp_path: Path) -> None:
-    job = start(tmp_path, "kill-leader-and-worker", rows=ROWS)
+    job = start(tmp_path, "kill-leader-and-worker", rows=ROWS, held=True)
     status = until(job, with_standby(1))
     signal_leader(status)
     time.sleep(0.03)
@@ -105,7 +104,7 @@ def test_a_task_manager_killed_just_after_the_leader_is_one_restart(tmp_path: Pa
 
 @pytest.mark.slow
 def test_the_leader_killed_in_the_middle_of_a_recovery(tmp_path: Path) -> None:
-    job = start(tmp_path, "kill-leader-in-recovery", rows=ROWS)
+    job = start(tmp_path, "kill-leader-in-recovery", rows=ROWS, held=True)
     status = until(job, with_standby(1))
     kill(status, "active")
     time.sleep(0.05)
@@ -115,7 +114,7 @@ def test_the_leader_killed_in_the_middle_of_a_recovery(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_standby_that_is_killed_is_made_again(tmp_path: Path) -> None:
-    job = start(tmp_path, "kill-standby", rows=ROWS)
+    job = start(tmp_path, "kill-standby", rows=ROWS, held=True)
     status = until(job, with_standby(1))
     pid = status["standbys"][0]["pid"]
     os.kill(pid, signal.SIGKILL)

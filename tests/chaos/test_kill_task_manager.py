@@ -14,10 +14,11 @@ import pytest
 
 import flinkray as fr
 from flinkray.api.job_handle import JobHandle, JobResult
-from flinkray.connectors.base import Sink
+from flinkray.connectors.base import Sink, Source
 from flinkray.connectors.nexmark import nexmark_table
 from flinkray.testing.sentinels import CrashingSink, ProbeSink, read_probe
 from tests.golden.oracle import hot_items, same
+from tests.held import Held
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_cluster")]
 
@@ -27,16 +28,22 @@ TIMEOUT_S = 90.0
 
 
 def start(
-    tmp_path: Path, name: str, sink: Callable[[Sink], Sink] = lambda inner: inner, rows: int = ROWS, rate: float | None = RATE
+    tmp_path: Path,
+    name: str,
+    sink: Callable[[Sink], Sink] = lambda inner: inner,
+    rows: int = ROWS,
+    rate: float | None = RATE,
+    held: bool = False,
 ) -> JobHandle:
+    """`held`: the last rows come when `finish` waits for them, so that the job runs for as long as the test needs it."""
     env = fr.StreamEnvironment(
         name,
         parallelism=2,
         checkpointing=fr.Checkpointing(interval="1s", min_pause="100ms", storage=f"file://{tmp_path}/checkpoints"),
     )
-    bids = env.from_source(
-        fr.sources.Nexmark(stream="bid", rows=rows, rate=rate), watermark=fr.Watermarks.bounded("date_time", "1s"), uid="bids"
-    )
+    source: Source = fr.sources.Nexmark(stream="bid", rows=rows, rate=rate)
+    source = Held(source, rows // 2 - 20_000, str(tmp_path / "gate")) if held else source
+    bids = env.from_source(source, watermark=fr.Watermarks.bounded("date_time", "1s"), uid="bids")
     hottest = (
         bids.key_by("auction")
         .window(fr.windows.Sliding("10s", "2s"))
@@ -82,6 +89,7 @@ def check(tmp_path: Path, rows: int = ROWS) -> None:
 
 
 def finish(job: JobHandle, tmp_path: Path, restarts: int, rows: int = ROWS) -> JobResult:
+    (tmp_path / "gate").touch()
     result = job.wait(timeout=TIMEOUT_S)
     check(tmp_path, rows)
     assert result.status == "FINISHED"
