@@ -189,14 +189,19 @@ _RO_U4 = types.Array(types.uint32, 1, "C", readonly=True)
 
 
 @njit(
-    [types.int64(RO_U1, types.int64, I8, RO_U8, U8, types.int64, types.int64), types.int64(RO_U1, types.int64, I8, _RO_U4, _U4, types.int64, types.int64)],
+    [
+        types.int64(RO_U1, types.int64, I8, RO_U8, types.int64, U8, types.int64, types.int64),
+        types.int64(RO_U1, types.int64, I8, _RO_U4, types.int64, _U4, types.int64, types.int64),
+    ],
     nogil=True, cache=True,
 )  # fmt: skip
-def take_from_dictionary(page, end, run, dictionary, values, start, stop):  # type: ignore[no-untyped-def]
-    """values[start:stop] from the next indexes of page[:end], which has `PADDING` behind it. Returns `stop`, or BROKEN."""
+def take_from_dictionary(page, end, run, dictionary, known, values, start, stop):  # type: ignore[no-untyped-def]
+    """values[start:stop] from the next indexes of page[:end], which has `PADDING` behind it; `known` values of the dictionary count, behind them is
+    room. Returns `stop`, or BROKEN."""
     width = run[WIDTH]
     mask = np.uint64((1 << width) - 1)
-    known = np.uint64(dictionary.size)
+    known = np.uint64(known)
+    roomy = mask < np.uint64(dictionary.size)
     address = page.ctypes.data
     while start < stop:
         if run[LEFT] <= 0 and not _next_run(page, end, run):
@@ -213,11 +218,18 @@ def take_from_dictionary(page, end, run, dictionary, values, start, stop):  # ty
             if run[BIT] > end << 3:
                 return BROKEN
             worst = np.uint64(0)
-            for i in range(start, start + count):
-                index = (np.uint64(load_i64(address + (bit >> 3))) >> np.uint64(bit & 7)) & mask
-                bit += width
-                worst = max(worst, index)
-                values[i] = dictionary[index if index < known else np.uint64(0)]
+            if roomy:  # an index cannot point outside: whether it was known is asked once, behind the loop
+                for i in range(start, start + count):
+                    index = (np.uint64(load_i64(address + (bit >> 3))) >> np.uint64(bit & 7)) & mask
+                    bit += width
+                    worst = max(worst, index)
+                    values[i] = dictionary[index]
+            else:
+                for i in range(start, start + count):
+                    index = (np.uint64(load_i64(address + (bit >> 3))) >> np.uint64(bit & 7)) & mask
+                    bit += width
+                    worst = max(worst, index)
+                    values[i] = dictionary[index if index < known else np.uint64(0)]
             if worst >= known:
                 return BROKEN
         start += count

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from flinkray.connectors import parquet_kernels as kernels
 from flinkray.connectors.parquet_kernels import PADDING, PAGE_FIELDS
+from flinkray.connectors.scratch import borrow, give_back
 
 _PHYSICAL = {"INT64": 8, "DOUBLE": 8, "INT32": 4, "FLOAT": 4}
 """Bytes of a value."""
@@ -77,9 +78,10 @@ class PagedFile:
         if chunk.compression not in _CODECS or not surely_there or chunk.total_compressed_size > LARGEST_CHUNK_BYTES:
             return None
         start = min(chunk.data_page_offset, chunk.dictionary_page_offset or chunk.data_page_offset)
-        data = np.frombuffer(os.pread(self._handle, chunk.total_compressed_size, start), np.uint8)
-        pages = _find_pages(data, row_group.num_rows, chunk.total_uncompressed_size)
-        return None if pages is None else ColumnPages(data, pages, kind, _CODECS[chunk.compression], optional)
+        memory = borrow(chunk.total_compressed_size)
+        size = os.preadv(self._handle, [memory[: chunk.total_compressed_size].data], start)
+        pages = _find_pages(memory[:size], row_group.num_rows, chunk.total_uncompressed_size)
+        return None if pages is None else ColumnPages(memory, pages, kind, _CODECS[chunk.compression], optional)
 
     def close(self) -> None:
         if self._handle >= 0:
@@ -103,26 +105,39 @@ def _find_pages(chunk: np.ndarray, rows: int, size_bytes: int) -> np.ndarray | N
 
 
 class ColumnPages:
-    """One column of a row group, taken from front to back."""
+    """One column of a row group, taken from front to back, and then closed."""
 
     def __init__(self, chunk: np.ndarray, pages: np.ndarray, kind: pa.DataType, decompress: Decompress, optional: bool) -> None:
+        """`chunk`: borrowed memory, which is given back on close."""
         self._chunk, self._kind, self._decompress, self._optional = chunk, kind, decompress, optional
         self._width = kind.bit_width // 8
         self._word = np.dtype(f"u{self._width}")
-        self._page = np.empty(int(pages[:, kernels.SIZE].max()) + PADDING, np.uint8)
+        self._page = borrow(int(pages[:, kernels.SIZE].max()) + PADDING)
         """The page at hand, decompressed."""
         self._size = self._at = self._left = 0
         """Its bytes, where its next plain value lies, and values left of it."""
         self._indexed = False
         self._run = np.zeros(kernels.RUN_FIELDS, np.int64)
-        self._dictionary = np.empty(0, self._word)
+        self._memory_of_dictionary = np.empty(0, np.uint8)
+        self._dictionary, self._known = np.empty(0, self._word), 0
+        """Its values, with room behind them, and how many they are."""
         self._pages = iter(pages.tolist())
         if pages[0, kernels.KIND] == kernels.DICTIONARY_PAGE:
-            page = next(self._pages)
-            self._load(page)
-            size = page[kernels.VALUES] * self._width
-            _must(size <= self._size)
-            self._dictionary = self._page[:size].view(self._word).copy()
+            self._load_dictionary(next(self._pages))
+
+    def _load_dictionary(self, page: list[int]) -> None:
+        self._memory_of_dictionary = borrow(page[kernels.SIZE])
+        self._load(page, self._memory_of_dictionary)
+        self._known = page[kernels.VALUES]
+        _must(self._known * self._width <= self._size)
+        self._dictionary = self._memory_of_dictionary.view(self._word)
+
+    def close(self) -> None:
+        """Nothing can be taken any longer: others use the memory."""
+        for memory in (self._chunk, self._page, self._memory_of_dictionary):
+            give_back(memory)
+        self._chunk = self._page = self._memory_of_dictionary = np.empty(0, np.uint8)
+        self._pages, self._left = iter(()), 0
 
     def take(self, rows: int) -> pa.Array:
         """The next values. ArrowInvalid when a page is damaged."""
@@ -134,7 +149,7 @@ class ColumnPages:
                 self._open_page()
             stop = min(taken + self._left, rows)
             if self._indexed:
-                done = kernels.take_from_dictionary(self._page, self._size, self._run, self._dictionary, values, taken, stop)
+                done = kernels.take_from_dictionary(self._page, self._size, self._run, self._dictionary, self._known, values, taken, stop)
                 _must(done == stop)
             else:
                 size = (stop - taken) * self._width
@@ -148,15 +163,15 @@ class ColumnPages:
         page = next(self._pages, None)
         if page is None:
             raise pa.ArrowInvalid(_DAMAGED)
-        self._load(page)
+        self._load(page, self._page)
         self._left = page[kernels.VALUES]
         self._indexed = page[kernels.ENCODING] != kernels.PLAIN
         self._at = kernels.begin_page(self._page, self._size, self._left, self._optional, self._width * (not self._indexed), self._run)
         _must(self._at >= 0)
 
-    def _load(self, page: list[int]) -> None:
+    def _load(self, page: list[int], into: np.ndarray) -> None:
         start, packed, self._size = page[kernels.BODY], page[kernels.PACKED_SIZE], page[kernels.SIZE]
-        _must(not self._size or self._decompress(self._chunk[start : start + packed], self._page[: self._size]) == self._size)
+        _must(not self._size or self._decompress(self._chunk[start : start + packed], into[: self._size]) == self._size)
 
 
 def _must(holds: bool) -> None:

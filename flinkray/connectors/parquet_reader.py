@@ -109,14 +109,18 @@ class ParquetReader(SplitReader):
         rows = self._parquet.metadata.row_group(group).num_rows
         decoded = self._parquet.iter_batches(batch_rows, row_groups=[group], columns=others, use_threads=False) if others else None
         taken = 0
-        while taken < rows:
-            batch = next(decoded) if decoded is not None else None
-            count = min(batch_rows, rows - taken) if batch is None else batch.num_rows
-            arrays = {name: column.take(count) for name, column in plain.items()} | (
-                dict(zip(others, batch.columns, strict=True)) if batch else {}
-            )
-            yield pa.RecordBatch.from_arrays([arrays[name] for name in columns], names=columns)
-            taken += count
+        try:
+            while taken < rows:
+                batch = next(decoded) if decoded is not None else None
+                count = min(batch_rows, rows - taken) if batch is None else batch.num_rows
+                arrays = {name: column.take(count) for name, column in plain.items()} | (
+                    dict(zip(others, batch.columns, strict=True)) if batch else {}
+                )
+                yield pa.RecordBatch.from_arrays([arrays[name] for name in columns], names=columns)
+                taken += count
+        finally:
+            for column in plain.values():
+                column.close()
 
     def _first_row(self, group_index: int) -> int:
         return self._ends[group_index - 1] if group_index else 0

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flinkray.connectors import parquet_pages
+from flinkray.connectors import parquet_kernels, parquet_pages
 from flinkray.connectors.parquet import ParquetSource
 from flinkray.connectors.parquet_pages import PagedFile
 from flinkray.errors import SourceError
@@ -184,3 +184,35 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(data)
     with pytest.raises(SourceError, match=r"a\.parquet: (cannot be decoded|has changed)"):
         drain(source.open_split(split, None), 1_000)
+
+
+def test_readers_that_take_turns_do_not_share_memory_and_what_is_closed_serves_the_next(tmp_path: Path) -> None:
+    """Chunks, pages and dictionaries are decoded in memory that is used again."""
+    tables = [pa.table({"value": pa.array(RNG.integers(0, 3_000, ROWS) * (n + 1))}) for n in range(3)]
+    for n, written in enumerate(tables):
+        pq.write_table(written, tmp_path / f"{n}.parquet", row_group_size=5_000)
+    files = [pq.ParquetFile(tmp_path / f"{n}.parquet") for n in range(3)]
+    paged = [PagedFile(str(tmp_path / f"{n}.parquet"), file.metadata, file.schema_arrow) for n, file in enumerate(files)]
+    found: list[list[Any]] = [[], [], []]
+    for group in range(files[0].metadata.num_row_groups):
+        columns = [file.columns(group, ["value"])["value"] for file in paged]
+        for _ in range(0, 5_000, 500):
+            for n, column in enumerate(columns):
+                found[n] += column.take(500).to_pylist()
+        for column in columns:
+            column.close()
+            with pytest.raises(pa.ArrowInvalid):
+                column.take(1)
+    assert found == [written.column("value").to_pylist() for written in tables]
+
+
+def test_an_index_beyond_the_dictionary_is_an_error_though_memory_lies_there(tmp_path: Path) -> None:
+    run, values = np.zeros(parquet_kernels.RUN_FIELDS, np.int64), np.zeros(8, np.uint64)
+    page = np.array([2, 3, 0b11100100, 0b11100100] + [0] * parquet_kernels.PADDING, np.uint8)  # two bits each: 0 1 2 3 0 1 2 3
+    dictionary = np.arange(100, 164, dtype=np.uint64)
+    parquet_kernels.begin_page(page, 4, 8, False, 0, run)
+    assert parquet_kernels.take_from_dictionary(page, 4, run, dictionary, 4, values, 0, 8) == 8
+    assert values.tolist() == [100, 101, 102, 103] * 2
+    for room in (64, 3):
+        parquet_kernels.begin_page(page, 4, 8, False, 0, run)
+        assert parquet_kernels.take_from_dictionary(page, 4, run, dictionary[:room], 3, values, 0, 8) == parquet_kernels.BROKEN
