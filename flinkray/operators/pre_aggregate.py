@@ -16,10 +16,11 @@ from flinkray.errors import PlanError
 from flinkray.graph.aggregates import ROWS, Aggregate, partial_schema
 from flinkray.graph.windows import SessionWindow, Window
 from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState
-from flinkray.state.arrow_buffers import words_of
+from flinkray.state.arrow_buffers import contiguous, words_of
 from flinkray.state.dense_grouping import DenseGrouper
 from flinkray.state.grouping import MAX_ROWS, NO_PANES, BatchGrouper, pane_starts
 from flinkray.state.key_encoding import KeyCodec
+from flinkray.state.key_folding import KeyFolder
 from flinkray.state.layout import AggregateLayout
 
 USELESS_RATIO = 0.8
@@ -27,6 +28,7 @@ USELESS_RATIO = 0.8
 USELESS_BATCHES = 4
 """So many such batches in a row turn grouping off, for SKIP_BATCHES batches."""
 SKIP_BATCHES = 64
+_WORD = KeyCodec([pa.int64()])
 _MIN_ROWS = 1024
 """Smaller batches say nothing about how often keys repeat."""
 
@@ -50,7 +52,9 @@ class PreAggregateOperator(Operator):
         self._schema = partial_schema(self._keys, self._aggregates, self._window, schema)
         extra = [name for name in (ROWS, EVENT_TIME) if name in self._schema.names]
         self._layout = AggregateLayout.of_rows(self._aggregates, schema, *extra)
-        self._codec = KeyCodec([schema.field(key).type for key in self._keys])
+        kinds = [schema.field(key).type for key in self._keys]
+        self._codec = KeyCodec(kinds)
+        self._folder = KeyFolder(self._codec.kinds, context.hash_seed) if len(kinds) > 1 else None
         self._rows = np.zeros((0, self._layout.width), np.int64)
 
     def process(self, batch: pa.RecordBatch, input_index: int, out: Output) -> None:
@@ -80,19 +84,24 @@ class PreAggregateOperator(Operator):
         if self._skip > 0:
             self._skip -= 1
             return np.arange(batch.num_rows, dtype=np.int32), None
-        groups, firsts = self._dense_groups(batch, panes) or self._hashed_groups(batch, panes)
+        words = self._words(batch)
+        pane_us = self._window.pane_us if self._window is not None else 0
+        found = self._dense_grouper.group(words, panes, pane_us) if words is not None else None
+        groups, firsts = found or self._hashed_groups(batch, words, panes)
         self._judge(len(firsts), batch.num_rows)
         return groups, firsts
 
-    def _dense_groups(self, batch: pa.RecordBatch, panes: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        words = self._codec.whole_numbers(batch, self._keys)
-        if words is None:
-            return None
-        return self._dense_grouper.group(words, panes, self._window.pane_us if self._window is not None else 0)
+    def _words(self, batch: pa.RecordBatch) -> np.ndarray | None:
+        """int64[n]: words that are equal where the keys are; None where it takes more than a word."""
+        if self._folder is None:
+            return self._codec.whole_numbers(batch, self._keys)
+        return self._folder.fold([contiguous(batch.column(key)) for key in self._keys], batch.num_rows)
 
-    def _hashed_groups(self, batch: pa.RecordBatch, panes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        keys = self._codec.keys(batch, self._keys, self.context.hash_seed)
-        return self._grouper.group(keys, panes, self._codec.by_words)
+    def _hashed_groups(self, batch: pa.RecordBatch, words: np.ndarray | None, panes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        seed = self.context.hash_seed
+        if words is not None:
+            return self._grouper.group(_WORD.encode([pa.array(words)], len(words), seed), panes, by_words=True)
+        return self._grouper.group(self._codec.keys(batch, self._keys, seed), panes, self._codec.by_words)
 
     def _judge(self, groups: int, rows: int) -> None:
         if rows < _MIN_ROWS:

@@ -76,6 +76,42 @@ def load_u32(typing_context: Any, address: Any) -> Any:
 
 
 @intrinsic
+def store_i64(typing_context: Any, address: Any, value: Any) -> Any:
+    """Eight bytes at an address, aligned or not. The caller keeps alive what lies there."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[1], _at(builder, args[0], 64), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def store_u8(typing_context: Any, address: Any, value: Any) -> Any:
+    """A byte at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[1], _at(builder, args[0], 8), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.uint8), generate
+
+
+@inlined
+def copy_bytes(source: int, target: int, length: int) -> None:
+    """`length` bytes from one address to another, and none beyond them; short ones faster than a call would be."""
+    if length < 8:
+        for i in range(length):
+            store_u8(target + i, load_u8(source + i))
+        return
+    at = 0
+    while at + 8 < length:
+        store_i64(target + at, load_i64(source + at))
+        at += 8
+    store_i64(target + length - 8, load_i64(source + length - 8))
+
+
+@intrinsic
 def prefetch(typing_context: Any, address: Any) -> Any:
     """Starts to load the cache line at an address, for reading and writing."""
 

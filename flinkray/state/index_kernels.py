@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flinkray.state.bits import bit_at, load_i64, load_u8, prefetch, unmix64
+from flinkray.state.bits import bit_at, copy_bytes, load_i64, load_u8, prefetch, unmix64
 from flinkray.state.jit import I4, I8, I8_ROWS, RO_I8, RO_U1, RO_U8, U1, U8, inlined, njit, types
 
 KEYS, HIGH, FREE, NULL_SLOT, MOVED, ARENA, GARBAGE = range(7)
@@ -77,9 +77,26 @@ def _store_bytes(slot, address, length, entries, arena, counters):  # type: igno
         entries[slot, 2] = room
         counters[ARENA] += room
     entries[slot, 1] = length
-    start = entries[slot, 0]
-    for i in range(length):
-        arena[start + i] = load_u8(address + i)
+    copy_bytes(address, arena.ctypes.data + entries[slot, 0], length)
+
+
+@inlined
+def _prefetch_block(hashes, start, end, wordy, buckets, entries, arena):  # type: ignore[no-untyped-def]
+    """What looking up a block of keys will touch, in the order of how one leads to the next: buckets, entries, bytes. Each is on its way
+    while the others of the block are asked for."""
+    mask, base, entry_base = np.uint64(buckets.shape[0] - 1), buckets.ctypes.data, entries.ctypes.data
+    for i in range(start, end):
+        prefetch(base + np.int64((hashes[i] & mask) << np.uint64(4)))
+    if wordy:
+        return
+    for i in range(start, end):
+        slot = buckets[hashes[i] & mask, 1]
+        if slot > 0:
+            prefetch(entry_base + (slot - 1) * 24)
+    for i in range(start, end):
+        slot = buckets[hashes[i] & mask, 1]
+        if slot > 0:
+            prefetch(arena + entries[slot - 1, 0])
 
 
 @njit(
@@ -99,7 +116,7 @@ def insert(  # type: ignore[no-untyped-def]
     rows = hashes.size
     mask, old_mask = np.uint64(buckets.shape[0] - 1), np.uint64(max(old.shape[0], 1) - 1)
     moving = old.shape[0] > 0
-    base, old_base, source, target = buckets.ctypes.data, old.ctypes.data, data.ctypes.data, arena.ctypes.data
+    source, target = data.ctypes.data, arena.ctypes.data
     while start < rows:
         end = min(start + BLOCK, rows)
         if is_full(counters[KEYS] + end - start, buckets.shape[0]) or counters[HIGH] + end - start > slot_hashes.size:
@@ -107,10 +124,9 @@ def insert(  # type: ignore[no-untyped-def]
         if not wordy and counters[ARENA] + offsets[end] - offsets[start] + 8 * (end - start) > arena.size:
             return start
         if buckets.shape[0] > _PREFETCH_ABOVE:
-            for i in range(start, end):
-                prefetch(base + np.int64((hashes[i] & mask) << np.uint64(4)))
-                if moving:
-                    prefetch(old_base + np.int64((hashes[i] & old_mask) << np.uint64(4)))
+            _prefetch_block(hashes, start, end, wordy, buckets, entries, target)
+            if moving:
+                _prefetch_block(hashes, start, end, wordy, old, entries, target)
         for i in range(start, end):
             h = hashes[i]
             if bits.size != 0 and not bit_at(bits, shift + i):
@@ -147,12 +163,11 @@ def lookup(  # type: ignore[no-untyped-def]
 ):
     """Slots of the keys, -1 where unknown."""
     mask, old_mask = np.uint64(buckets.shape[0] - 1), np.uint64(max(old.shape[0], 1) - 1)
-    base, source, target = buckets.ctypes.data, data.ctypes.data, arena.ctypes.data
+    source, target = data.ctypes.data, arena.ctypes.data
     for start in range(0, hashes.size, BLOCK):
         end = min(start + BLOCK, hashes.size)
         if buckets.shape[0] > _PREFETCH_ABOVE:
-            for i in range(start, end):
-                prefetch(base + np.int64((hashes[i] & mask) << np.uint64(4)))
+            _prefetch_block(hashes, start, end, wordy, buckets, entries, target)
         for i in range(start, end):
             if bits.size != 0 and not bit_at(bits, shift + i):
                 slots[i] = counters[NULL_SLOT]

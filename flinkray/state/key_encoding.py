@@ -27,7 +27,7 @@ from flinkray.state.arrow_buffers import (
     value_type,
     words_of,
 )
-from flinkray.state.bits import bit_at, load_i64, load_u8, load_u32
+from flinkray.state.bits import bit_at, copy_bytes, load_i64, load_u8, load_u32, store_i64
 from flinkray.state.jit import I8, I8_ROWS, RO_I8, RO_U1, U1, njit, types
 from flinkray.state.key_hash import hash_arrays, key_words
 
@@ -81,7 +81,8 @@ class KeyCodec:
         if len(arrays) == 1:
             offsets, data = bytes_of(arrays[0])
             return Keys(hashes, bitmap_of(arrays[0]), NO_WORDS, offsets, data)
-        offsets, data = self._write_rows(arrays, rows)
+        whole = all(self._wordy) and not any(array.null_count for array in arrays)
+        offsets, data = _write_words(arrays, rows) if whole else self._write_rows(arrays, rows)
         return Keys(hashes, ALL_VALID, NO_WORDS, offsets, data)
 
     def _write_rows(self, arrays: Sequence[pa.Array], rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -131,6 +132,16 @@ class KeyCodec:
         return arrays
 
 
+def _write_words(arrays: Sequence[pa.Array], rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same bytes, where all columns are words and none of them is null: then all rows are of one length."""
+    row = np.dtype([field for column in range(len(arrays)) for field in ((f"there {column}", np.uint8), (f"word {column}", np.int64))])
+    written = np.empty(rows, row)
+    for column, array in enumerate(arrays):
+        written[f"there {column}"] = 1
+        written[f"word {column}"] = key_words(array)
+    return np.arange(rows + 1, dtype=np.int64) * row.itemsize, written.view(np.uint8)
+
+
 def words_to_array(words: np.ndarray, kind: pa.DataType, valid: np.ndarray | None = None) -> pa.Array:
     """int64 words as an array of a word type; `valid` (bool[n]) says which are not null."""
     mask = None if valid is None or valid.all() else ~valid
@@ -174,10 +185,9 @@ def gathered(data: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> tuple
 
 @njit([types.void(RO_U1, I8, I8, U1)], nogil=True, cache=True)
 def _gather_bytes(data, starts, offsets, pieces):  # type: ignore[no-untyped-def]
+    source, target = data.ctypes.data, pieces.ctypes.data
     for i in range(starts.size):
-        start, at = starts[i], offsets[i]
-        for j in range(offsets[i + 1] - at):
-            pieces[at + j] = data[start + j]
+        copy_bytes(source + starts[i], target + offsets[i], offsets[i + 1] - offsets[i])
 
 
 @njit([types.void(RO_I8, RO_I8, RO_U1, types.int64, I8)], nogil=True, cache=True)
@@ -199,6 +209,7 @@ def _ends_to_offsets(sizes):  # type: ignore[no-untyped-def]
 
 @njit([types.void(RO_I8, RO_I8, RO_U1, RO_U1, types.int64, I8, U1)], nogil=True, cache=True)
 def _write_column(words, offsets, source, bits, shift, cursor, data):  # type: ignore[no-untyped-def]
+    from_address, to_address = source.ctypes.data, data.ctypes.data
     for i in range(cursor.size):
         at = cursor[i]
         if bits.size != 0 and not bit_at(bits, shift + i):
@@ -208,16 +219,13 @@ def _write_column(words, offsets, source, bits, shift, cursor, data):  # type: i
         data[at] = 1
         at += 1
         if words.size:
-            word = words[i]
-            for j in range(8):
-                data[at + j] = (word >> (8 * j)) & 255
+            store_i64(to_address + at, words[i])
             cursor[i] = at + 8
             continue
         start, length = offsets[i], offsets[i + 1] - offsets[i]
         for j in range(4):
             data[at + j] = (length >> (8 * j)) & 255
-        for j in range(length):
-            data[at + 4 + j] = source[start + j]
+        copy_bytes(from_address + start, to_address + at + 4, length)
         cursor[i] = at + 4 + length
 
 

@@ -35,6 +35,7 @@ _REST = {
         "state.key_index",
         "state.grouping",
         "state.dense_grouping",
+        "state.key_folding",
         "state.table",
         "state.window_kernels",
     ),
