@@ -47,6 +47,8 @@ class Engine:
     parallelism: int | None = None
     checkpoints: str | None = None
     warmups: int = 0
+    warm_for_good: bool = False
+    """Its warm-up is for files and kernels, not for its processes: none in later rounds."""
 
     def python(self) -> str | None:
         """Its interpreter; None where it is not installed."""
@@ -56,7 +58,7 @@ class Engine:
 
 
 def flinkray(name: str, kind: str, size: str, **options: Any) -> Engine:
-    return Engine(name, "flinkray_job.py", kind, size, warmups=1, **options)
+    return Engine(name, "flinkray_job.py", kind, size, warmups=1, warm_for_good=True, **options)
 
 
 PARQUET, CSV, JSON = ("parquet", "events"), ("csv", "text_events"), ("json", "text_events")
@@ -81,10 +83,10 @@ ENGINES = (
 """flink-datastream and bytewax run Python for each row: fewer rows say as much."""
 
 
-def measure(engine: Engine, python: str, files: Files, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One process that runs all queries of an engine once; what it said."""
+def measure(engine: Engine, python: str, files: Files, options: argparse.Namespace, number: int) -> list[dict[str, Any]]:
+    """One process that runs all queries of an engine once, in this round; what it said."""
     asked = {"queries": options.queries, "files": files, "parallelism": engine.parallelism or options.parallelism}
-    asked |= {"warmups": engine.warmups, "repeat": 1, "checkpoints": engine.checkpoints}
+    asked |= {"warmups": 0 if number and engine.warm_for_good else engine.warmups, "repeat": 1, "checkpoints": engine.checkpoints}
     command = [python, str(HERE / "engines" / engine.script), json.dumps(asked)]
     own = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     environ = {**os.environ} | ({"PYTHONPATH": own} if engine.environment is None else {})
@@ -107,7 +109,7 @@ def rounds(options: argparse.Namespace) -> list[report.Measured]:
         for engine, python in chosen:
             events = getattr(options, engine.size)
             print(f"round {number + 1} of {options.repeat}: {engine.name} over {events:,} events as {engine.kind}", file=sys.stderr)
-            for answer in measure(engine, python, nexmark_files(events, engine.kind), options):
+            for answer in measure(engine, python, nexmark_files(events, engine.kind), options, number):
                 key = (answer["query"], engine.name)
                 if "error" not in answer:
                     seconds.setdefault(key, []).extend(answer["seconds"])
