@@ -12,7 +12,7 @@ from flinkray.core.job_events import Adopted, CheckpointContent, JobEvent, Manif
 from flinkray.core.log_records import RecordFormatError, RecordHeader, RecordKind, decode
 from flinkray.core.messages import Command, Deploy, Report, TaskFailed
 from flinkray.errors import ProtocolError
-from flinkray.testing.simulation.output import Output, Row
+from flinkray.testing.simulation.output import Output, Row, Rows
 from flinkray.testing.simulation.user_code import RAISED
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from flinkray.testing.simulation.storage import Disk
     from flinkray.testing.simulation.task_manager_process import TaskManagerProcess
     from flinkray.testing.simulation.world import World
-
-Rows = dict[str, list[Row]]
 
 LOOK_S = 0.2
 LOOKS_LIMIT = 4

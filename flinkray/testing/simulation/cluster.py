@@ -11,13 +11,14 @@ from flinkray.core.job_events import JobStatus, Settle
 from flinkray.core.log_records import RecordKind, decode
 from flinkray.errors import ProtocolError, UsageError
 from flinkray.runtime.task_manager import JobBundle
-from flinkray.testing.simulation.checkers import Checkers, Rows
+from flinkray.testing.simulation.answers import Judge
+from flinkray.testing.simulation.checkers import Checkers
 from flinkray.testing.simulation.exchange import SimulatedExchange
 from flinkray.testing.simulation.faults import Faults, Injected, Injector
 from flinkray.testing.simulation.job_manager_process import JobManagerProcess
 from flinkray.testing.simulation.journal import JournalClient, Ledger
 from flinkray.testing.simulation.network import SERVICES, Network
-from flinkray.testing.simulation.output import open_output
+from flinkray.testing.simulation.output import Rows, open_output
 from flinkray.testing.simulation.people import People
 from flinkray.testing.simulation.storage import Disk, SimulatedStore
 from flinkray.testing.simulation.task_manager_process import TaskManagerProcess
@@ -52,6 +53,8 @@ class Plan:
     calm_s: float = 60.0
     """How long the job takes without failures, virtual seconds."""
     standbys: int = 1
+    judge: Judge | None = None
+    """Says whether the committed rows are right, instead of the comparison with `expected`."""
 
 
 class Run:
@@ -89,7 +92,8 @@ class Cluster:
         self.journal_service = Process(self.world, "journal", SERVICES)
         self.disk = Disk()
         self.output = open_output(plan.output_key)
-        self.checkers = Checkers(self.world, self.disk, self.output, plan.expected)
+        self.output.as_text = plan.judge is None
+        self.checkers = Checkers(self.world, self.disk, self.output, plan.expected if plan.judge is None else None)
         self.heartbeat_timeout_s = duration_s(plan.bundle.config.heartbeat_timeout)
         self.orphan_timeout_s = duration_s(plan.bundle.config.orphan_timeout)
         self.directory: dict[str, tuple[Process, SimulatedExchange]] = {}

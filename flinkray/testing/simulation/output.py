@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from flinkray.columns import visible
+from flinkray.columns import CHANGE, visible
 from flinkray.connectors.base import Sink, SinkContext, SinkWriter
 from flinkray.errors import SinkError, UsageError
 
@@ -19,6 +19,9 @@ _NAME = re.compile(r"(?P<uid>.+)-c(?P<claim>\d+)-k(?P<checkpoint>\d+)-a(?P<attem
 
 Row = str
 """A row as text: comparable, whatever its types are."""
+
+Rows = dict[str, list[Row]]
+"""By the sink's uid, sorted."""
 
 
 @dataclass
@@ -33,13 +36,23 @@ class Output:
     on_commit: Callable[[str, str, list[Row]], None] = lambda name, uid, rows: None
     """Asked before each first commit of a transaction."""
     on_prepare: Callable[[str, bool], None] = lambda name, again: None
+    as_text: bool = True
+    """Rows are compared one by one. Else only `tables` has them."""
 
-    def rows(self) -> dict[str, list[Row]]:
+    def rows(self) -> Rows:
         """Committed rows by the sink's uid, sorted."""
-        found: dict[str, list[Row]] = {}
+        found: Rows = {}
         for uid, rows in self.committed.values():
             found.setdefault(uid, []).extend(rows)
         return {uid: sorted(found[uid]) for uid in sorted(found)}
+
+    def tables(self) -> dict[str, pa.Table]:
+        """Committed rows by the sink's uid, with `_change` where they have one, in the order of their checkpoints: all changes of a key are
+        in the order in which they were made."""
+        found: dict[str, list[tuple[int, str]]] = {}
+        for name, (uid, _) in self.committed.items():
+            found.setdefault(uid, []).append((checkpoint_of(name), name))
+        return {uid: pa.concat_tables(_read(self.prepared[name]) for _, name in sorted(found[uid])) for uid in sorted(found)}
 
     def count(self) -> Counter[tuple[str, Row]]:
         return Counter((uid, row) for uid, rows in self.committed.values() for row in rows)
@@ -57,6 +70,10 @@ def checkpoint_of(name: str) -> int:
     match = _NAME.fullmatch(name)
     assert match is not None, name
     return int(match["checkpoint"])
+
+
+def _read(data: bytes) -> pa.Table:
+    return pa.ipc.open_stream(io.BytesIO(data)).read_all()
 
 
 _outputs: dict[str, Output] = {}
@@ -98,7 +115,8 @@ class _Writer(SinkWriter):
         self._batches: list[pa.RecordBatch] = []
 
     def write(self, batch: pa.RecordBatch) -> None:
-        self._batches.append(batch.select(visible(batch.schema).names))
+        names = visible(batch.schema).names
+        self._batches.append(batch.select([*names, CHANGE] if CHANGE in batch.schema.names else names))
 
     def prepare(self, checkpoint_id: int) -> list[dict[str, Any]]:
         if not self._batches:
@@ -122,7 +140,8 @@ class _Writer(SinkWriter):
             data = self._output.prepared.get(name)
             if data is None:
                 raise SinkError(f"transaction {name} was never prepared, or has been discarded")
-            rows = [repr(row) for row in pa.ipc.open_stream(io.BytesIO(data)).read_all().to_pylist()]
+            table = _read(data)
+            rows = [repr(row) for row in table.select(visible(table.schema).names).to_pylist()] if self._output.as_text else []
             self._output.on_commit(name, self._context.uid, rows)
             self._output.committed[name] = (self._context.uid, rows)
 

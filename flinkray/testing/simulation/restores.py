@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flinkray.checkpoint.names import log_name
 from flinkray.core.log_records import RecordKind, decode
+from flinkray.testing.simulation.answers import what_is_wrong
 from flinkray.testing.simulation.cluster import Cluster
 from flinkray.testing.simulation.faults import Faults
 from flinkray.testing.simulation.virtual import virtual_time
@@ -42,7 +43,7 @@ def _restore(before: Cluster, checkpoint: int) -> str:
         return cluster.checkers.violations[0]
     if not cluster.finished:
         return f"not finished in {LIMIT_S:.0f} s"
-    return "" if cluster.output.rows() == before.plan.expected else "the committed rows are others"
+    return what_is_wrong(cluster.output, before.plan.expected, before.plan.judge)
 
 
 def _chain(cluster: Cluster) -> list[int]:
