@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from flinkray.checkpoint.base import ChunkRef, ObjectStore
 from flinkray.checkpoint.keys import DataKey
 from flinkray.checkpoint.rereads import sound
-from flinkray.checkpoint.sealing import Compression, seal, unseal, unseal_parts
+from flinkray.checkpoint.sealing import Compression, seal_parts, unseal, unseal_parts
 from flinkray.errors import DamagedObjectError, KeyUnavailableError
 from flinkray.ids import KeyGroupRange
 
@@ -44,7 +45,7 @@ class ObjectBuilder:
         table: pa.Table,
     ) -> ChunkRef:
         """Seal `table` as the next chunk of the object. The returned reference is what a manifest keeps."""
-        raw = _to_ipc(table)
+        raw_bytes, pieces = _ipc_pieces(table)
         place = _place(
             self._origin,
             self.object_name,
@@ -58,12 +59,12 @@ class ObjectBuilder:
             key_groups.start,
             key_groups.stop,
         )
-        sealed = seal(self._data_key.secret, place, raw, self._compress)
+        sealed = b"".join(seal_parts(self._data_key.secret, place, raw_bytes, pieces, self._compress))
         ref = ChunkRef(
             self.object_name,
             self.size_bytes,
             len(sealed),
-            raw.size,
+            raw_bytes,
             hashlib.sha256(sealed).hexdigest(),
             self._data_key.key_id,
             self._origin,
@@ -207,8 +208,25 @@ def _place(*facts: str | int) -> bytes:
     return json.dumps(["flinkray chunk 1", *facts], separators=(",", ":")).encode()
 
 
-def _to_ipc(table: pa.Table) -> pa.Buffer:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
+class _Pieces(io.RawIOBase):
+    """A stream that keeps what is written to it as it is: of a large column, the column's own memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[memoryview] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        view = memoryview(data).cast("B")
+        self.pieces.append(view)
+        return view.nbytes
+
+
+def _ipc_pieces(table: pa.Table) -> tuple[int, list[memoryview]]:
+    """(bytes in all, the pieces) of the table as an Arrow IPC stream, good as long as the table."""
+    stream = _Pieces()
+    with pa.PythonFile(stream, "w") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return sink.getvalue()
+    return sum(piece.nbytes for piece in stream.pieces), stream.pieces

@@ -71,7 +71,7 @@ def active(status: Status) -> list[Status]:
     ("times", "settings", "why"),
     [
         pytest.param(STUTTERS, {"rows": 1_200_000, "rate": 20_000}, "heard late", id="heard late now and then"),
-        pytest.param(CRAWLS, {"rows": 9_000_000, "rate": 100_000}, "times as long for its rows", id="slower than its peers"),
+        pytest.param(CRAWLS, {"rows": 18_000_000, "rate": 200_000}, "times as long for its rows", id="slower than its peers"),
     ],
 )
 def test_a_degraded_host_is_left(
