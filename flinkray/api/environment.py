@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pyarrow as pa
 
@@ -101,6 +101,28 @@ class StreamEnvironment:
 
         batches = record_batches.to_batches() if isinstance(record_batches, pa.Table) else tuple(record_batches)
         return self.from_source(MemorySource(batches), watermark=watermark, uid=uid, name=name)
+
+    def from_ray_data(
+        self,
+        dataset: Any,
+        *,
+        watermark: WatermarkStrategy | None = None,
+        uid: str | None = None,
+        name: str | None = None,
+        rate: float | None = None,
+    ) -> DataStream:
+        """The rows of a `ray.data.Dataset`, which is computed now, as far as it is not yet, before the job takes its CPUs. Its blocks stay
+        in Ray's object store, in which they must fit, and are read from there. `rate`: rows/s at most.
+
+        Raises PlanError when it has no columns, when blocks have different ones, or for a type that the engine has not.
+        """
+        from flinkray.runtime.ray.dataset_source import dataset_source
+
+        if not hasattr(dataset, "materialize"):
+            raise PlanError(f"from_ray_data: {dataset!r} is no ray.data.Dataset; other rows come by from_batches() or from_source()")
+        column = None if watermark is None else watermark.column
+        source = dataset_source(dataset, column, rate, self.config.name if self.config.detached else "")
+        return self.from_source(source, watermark=watermark, uid=uid, name=name)
 
     def execute(self) -> JobResult:
         """Run all sinks added since the last run as one job, and wait for its end.

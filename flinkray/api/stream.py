@@ -343,6 +343,17 @@ class DataStream(_Step):
 
         return collect(self._environment, self._node, limit, max_bytes)
 
+    def to_ray_data(self) -> Any:
+        """Run what this stream needs, now and from the start, and give its rows as a `ray.data.Dataset`, each once, whatever fails meanwhile:
+        with the environment's checkpoints, as a job of its own whose name ends in `-dataset`. Other sinks do not run.
+
+        The rows lie in Ray's object store, in which they must fit, until this process and all Datasets of them are gone. Raises PlanError
+        for a source that never ends, and for rows that change (aggregate with `emit="final"`, or make changes rows with `changes()`).
+        """
+        from flinkray.api.dataset import to_ray_data
+
+        return to_ray_data(self._environment, self._node)
+
     def live(self, seconds: float | None = None, *, refresh: Duration = "500ms", rows: int = 20) -> pa.Table:
         """Run what this stream needs, now and from the start, and show its first `rows` rows as they come: a table in a notebook, drawn again
         every `refresh`. Ends with the input, or after so many `seconds`, and gives all rows that had come (of a running aggregate: the

@@ -31,6 +31,7 @@ ALLOWED = {
         "runtime.progress",
         "runtime.inspection",
         "runtime.state_writing",
+        "runtime.ray",
         "checkpoint.state_reader",
     },
 }
