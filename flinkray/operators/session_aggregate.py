@@ -22,6 +22,7 @@ from flinkray.operators.restore import TableCapture, capture_watermark, restored
 from flinkray.operators.session_chunks import SessionChunks
 from flinkray.state.growth import grown
 from flinkray.state.layout import AggregateLayout
+from flinkray.state.session_kernels import begin_rows
 from flinkray.state.sessions import STEP_IDS, Placement, SessionStore
 
 Int64Array = npt.NDArray[np.int64]
@@ -119,7 +120,7 @@ class SessionAggregateOperator(Operator):
     def _merge(self, placement: Placement) -> None:
         """New sessions begin with nothing, and those that were merged away give theirs to the one that they went into."""
         self._make_room()
-        self._rows[placement.opened] = self._layout.initial
+        begin_rows(self._rows, placement.opened, self._layout.initial)
         if len(placement.merged):
             program = self._layout.merge_rows(self._rows[placement.merged])
             self._layout.run(program, self._rows, placement.targets.astype(np.int32))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from flinkray.state.jit import I4, I8, I8_ROWS, RO_I8, njit, types
+from flinkray.state.bits import prefetch
+from flinkray.state.jit import I4, I8, I8_ROWS, RO_I8, inlined, njit, types
 
 WORDS = 8
 START, LAST, KEY, NEXT, STATE, TIMER, CHANGED, CREATED = range(WORDS)
@@ -20,6 +21,11 @@ FREE, OPEN, FIRED = 0, 1, 2
 
 NO_TIMER = -(2**63)
 
+_AHEAD = 12
+"""Sessions are looked at in no order of memory: the lines of those that come so much later are asked for now."""
+_SOON = 4
+_SESSION_BYTES = 8 * WORDS
+
 COUNTERS = 3
 HIGH, LIVE, FREED = range(COUNTERS)
 """Of a session store: ids ever given out, sessions that are there, ids on the stack."""
@@ -28,6 +34,24 @@ LISTS = 8
 OPENED, TIMED, ANSWERED, TARGET, MERGED, GONE_KEY, GONE_START, EMPTIED = range(LISTS)
 """What a kernel tells: `lists[name, :lengths[name]]`. New ids; ids whose timer must be registered; ids whose answer is due; ids merged
 into, and merged away; (key slot, start) that name no session any more but did in a snapshot; key slots left without a session."""
+
+
+@inlined
+def _ask_for(ids, at, base):  # type: ignore[no-untyped-def]
+    """The cache line of the session `_AHEAD` of `ids[at]`."""
+    if at + _AHEAD < len(ids):
+        prefetch(base + ids[at + _AHEAD] * _SESSION_BYTES)
+
+
+@inlined
+def _ask_for_head(keys, at, heads, base):  # type: ignore[no-untyped-def]
+    """Of a key twice as far ahead: its head; of one as far ahead: its first session."""
+    if at + 2 * _AHEAD < len(keys):
+        prefetch(heads.ctypes.data + keys[at + 2 * _AHEAD] * 8)
+    if at + _AHEAD < len(keys):
+        head = heads[keys[at + _AHEAD]]
+        if head > 0:
+            prefetch(base + (head - 1) * _SESSION_BYTES)
 
 
 @njit([types.int64(I8, I4, RO_I8, types.int64, I8, I8_ROWS)], nogil=True, cache=True)
@@ -176,8 +200,11 @@ def place_sessions(
 
     Late: the session would be over for good, and reaches none that is there. Ids in MERGED are given back by `give_back`.
     """
-    count = len(placed)
+    count, keys, base = len(placed), formed[: len(placed), 0], sessions.ctypes.data
     for i in range(count):
+        _ask_for_head(keys, i, heads, base)
+        if counters[FREED] >= _SOON:  # one that may be opened soon
+            prefetch(base + free[counters[FREED] - _SOON] * _SESSION_BYTES)
         key, first, last = formed[i, 0], formed[i, 1], formed[i, 2]
         session = first_touching(key, first, last, gap_us, sessions, heads)
         if session >= 0:
@@ -190,6 +217,17 @@ def place_sessions(
         placed[i] = session
         if heads[key] == 0 and (i + 1 == count or formed[i + 1, 0] != key):
             tell(EMPTIED, key, lists, lengths)
+
+
+@njit([types.void(I8_ROWS, I8, I8)], nogil=True, cache=True)
+def begin_rows(rows: np.ndarray, ids: np.ndarray, initial: np.ndarray) -> None:
+    """`rows[ids] = initial`, for rows that are in no cache."""
+    base, width = rows.ctypes.data, rows.shape[1]
+    for i in range(len(ids)):
+        if i + _AHEAD < len(ids):
+            prefetch(base + ids[i + _AHEAD] * width * 8)
+        for word in range(width):
+            rows[ids[i], word] = initial[word]
 
 
 @njit([types.void(I8, I8, I8)], nogil=True, cache=True)
@@ -205,8 +243,9 @@ def due_sessions(
     sessions: np.ndarray, over: np.ndarray, lists: np.ndarray, lengths: np.ndarray,
 ) -> int:  # fmt: skip
     """Looks at sessions whose timers have fired: TIMED ones wait on, ANSWERED ones are at their end, `over[:result]` can be closed."""
-    count = 0
+    count, base = 0, sessions.ctypes.data
     for i in range(len(ids)):
+        _ask_for(ids, i, base)
         session = ids[i]
         if sessions[session, STATE] == FREE or sessions[session, TIMER] != times[i]:
             continue  # not its timer any more
@@ -233,7 +272,12 @@ def close_sessions(
     lists: np.ndarray, lengths: np.ndarray,
 ) -> None:  # fmt: skip
     """Takes sessions away, all but their ids (`give_back`)."""
-    for session in ids:
+    base, heads_at = sessions.ctypes.data, heads.ctypes.data
+    for i in range(len(ids)):
+        _ask_for(ids, i, base)
+        if i + _AHEAD // 2 < len(ids):
+            prefetch(heads_at + sessions[ids[i + _AHEAD // 2], KEY] * 8)
+        session = ids[i]
         tell_gone(session, generation, sessions, lists, lengths)
         unlink(session, sessions, heads, counters)
         if heads[sessions[session, KEY]] == 0:
@@ -256,7 +300,9 @@ def copy_sessions(
     ids: np.ndarray, sessions: np.ndarray, keys: np.ndarray, starts: np.ndarray, lasts: np.ndarray, states: np.ndarray
 ) -> None:
     """Some sessions by column, in one pass over their cache lines."""
+    base = sessions.ctypes.data
     for i in range(len(ids)):
+        _ask_for(ids, i, base)
         session = ids[i]
         keys[i] = sessions[session, KEY]
         starts[i] = sessions[session, START]

@@ -123,6 +123,7 @@ def sorted_order(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     if not len(first):
         return order
     room, other_room = np.empty_like(order), np.empty_like(order)
-    radix_sort_by_first(second.astype(np.int64), order, room, other_room)
+    if np.any(second[1:] < second[:-1]):
+        radix_sort_by_first(second.astype(np.int64), order, room, other_room)
     radix_sort_by_first(first[order].astype(np.int64), order, room, other_room)
     return order
