@@ -19,6 +19,8 @@ class JournalGate:
 
     def __init__(self) -> None:
         self._waiting: deque[JobCommand] = deque()
+        self._sends: set[int] = set()
+        """`id` of each Send that waits: one that is sent again is the same object (`outstanding`)."""
         self._journaling = False
 
     @property
@@ -31,7 +33,10 @@ class JournalGate:
         for command in commands:
             if isinstance(command, _AT_ONCE):
                 at_once.append(command)
-            elif not (isinstance(command, Send) and command in self._waiting):  # sent again while it waits
+            elif not isinstance(command, Send):
+                self._waiting.append(command)
+            elif id(command) not in self._sends:  # else it is sent again while it waits
+                self._sends.add(id(command))
                 self._waiting.append(command)
         return [*at_once, *self._release()]
 
@@ -42,11 +47,13 @@ class JournalGate:
 
     def clear(self) -> None:
         self._waiting.clear()
+        self._sends.clear()
         self._journaling = False
 
     def _release(self) -> list[JobCommand]:
         out: list[JobCommand] = []
         while self._waiting and not self._journaling:
             out.append(self._waiting.popleft())
+            self._sends.discard(id(out[-1]))
             self._journaling = isinstance(out[-1], WriteJournal)
         return out

@@ -10,6 +10,9 @@ the job fails, since to go on would repeat rows or lose them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
+
 from flinkray.core.job_attempts import attempt_failed, on_task_failed
 from flinkray.core.job_checkpoints import content_of, notify
 from flinkray.core.job_endings import CANCEL, begin_cancelling, end, fail, record_cancelled
@@ -117,7 +120,7 @@ def on_adopting_report(job: JobState, worker: Worker, slot: int, body: ReportBod
     elif isinstance(body, Acknowledged):
         adoption.late.setdefault(slot, {})[body.checkpoint] = body
     elif isinstance(body, Committed):
-        job.committed[slot] = max(job.committed.get(slot, 0), body.checkpoint)
+        job.committed.note(slot, body.checkpoint)
     elif isinstance(body, SlotEnded):
         job.ended.add(slot)
     elif isinstance(body, TaskFailed | PeerLost):
@@ -128,20 +131,29 @@ def advance_adopting(job: JobState, now: float, out: list[JobCommand]) -> None:
     """Decide when storage and every TaskManager of the attempt have answered, or had their time."""
     adoption = job.adoption
     assert adoption is not None
-    silent = [worker for worker in job.workers if worker.slot is not None and worker.slot not in adoption.replies]
-    if silent and now - adoption.since > ADOPT_TIMEOUT_S:
-        for worker in silent:
+    silent = next(_silent(job), None)
+    if silent is not None and now - adoption.since > ADOPT_TIMEOUT_S:
+        for worker in list(_silent(job)):
             out.append(Say(f"{worker.name} did not answer the new leader in {ADOPT_TIMEOUT_S:.0f} s"))
             job.lose(worker.instance, out)
-        adoption.lost = adoption.lost or f"{silent[0].name} did not answer the new leader in {ADOPT_TIMEOUT_S:.0f} s"
-        silent = []
+        adoption.lost = adoption.lost or f"{silent.name} did not answer the new leader in {ADOPT_TIMEOUT_S:.0f} s"
+        silent = None
     if adoption.storage is None:
         job.waiting_for = "checkpoint storage to be read"
-    elif silent:
-        job.waiting_for = f"TaskManagers to answer the new leader: {', '.join(worker.name for worker in silent)}"
+    elif silent is not None:
+        job.waiting_for = f"TaskManagers to answer the new leader: {silent.name}{' and others' if _more_than_one(job) else ''}"
     else:
         job.waiting_for = ""
         _decide(job, adoption, now, out)
+
+
+def _silent(job: JobState) -> Iterator[Worker]:
+    """TaskManagers of slots that have not answered Hello."""
+    return (worker for worker in job.workers.unready() if worker.slot is not None)
+
+
+def _more_than_one(job: JobState) -> bool:
+    return next(islice(_silent(job), 1, None), None) is not None
 
 
 def _decide(job: JobState, adoption: Adoption, now: float, out: list[JobCommand]) -> None:
@@ -190,7 +202,7 @@ def _go_on(job: JobState, adoption: Adoption, current: dict[int, HelloReply], no
     job.running = set(job.ready)
     job.ended |= {slot for slot, reply in current.items() if reply.ended}
     for slot, reply in current.items():
-        job.committed[slot] = max(job.committed.get(slot, 0), reply.committed)
+        job.committed.note(slot, reply.committed)
     job.checkpoints.restored(latest)
     job.move(JobStatus.RUNNING)
     job.running_at = now

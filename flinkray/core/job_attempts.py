@@ -26,8 +26,8 @@ from flinkray.core.job_halts import answer_rescale, fail_undecided, rescaled_wit
 from flinkray.core.job_state import JobState
 from flinkray.core.journal_records import AttemptBegun, StorageClaimed, WorkerAdded
 from flinkray.core.messages import Command, Counters, Deploy, FailureCause, Hello, Ready, Start, Stop, TaskFailed
-from flinkray.core.state_plan import states_for_slot
-from flinkray.core.workers import WorkerState
+from flinkray.core.state_plan import StatePlan
+from flinkray.core.workers import Worker, WorkerState
 from flinkray.errors import JobFailedError, ProtocolError, ResourceError
 from flinkray.ids import Epoch
 
@@ -39,6 +39,9 @@ SPARE_PATIENCE_S = 1.0
 """The first deployment waits so long for the spares: a job should be protected from its first row on, and not share its cores with a
 process that is still warming."""
 
+
+NAMED = 16
+"""TaskManagers, in one line of the log."""
 
 CATCH_UP_S = 1.0
 """A restarted attempt has the cores for so long before the next spare is made."""
@@ -137,14 +140,19 @@ def try_deploy(job: JobState, now: float, out: list[JobCommand]) -> None:
     job.deployed_at = now
     out.append(WriteJournal(_attempt_record(job, tuple(worker.instance for worker in assigned), restored)))
     origin = f"checkpoint {restored.checkpoint}" if restored else "the beginning"
-    out.append(Say(f"attempt {job.attempt} starts from {origin} on {', '.join(f'{w.name} (pid {w.pid})' for w in assigned)}"))
+    out.append(Say(f"attempt {job.attempt} starts from {origin} on {_names(assigned)}"))
     peers = tuple(worker.endpoint for worker in assigned)
+    plan = StatePlan(job.graph, restored.states if restored else ())
     for slot, worker in enumerate(assigned):
-        states = states_for_slot(job.graph, restored.states, slot) if restored else ()
-        deploy = Deploy(
-            slot, job.claim or 0, job.hash_seed, peers, restored.checkpoint if restored else None, states, parallelism=job.parallelism
-        )
+        states, checkpoint = plan.for_slot(slot), restored.checkpoint if restored else None
+        deploy = Deploy(slot, job.claim or 0, job.hash_seed, peers, checkpoint, states, parallelism=job.parallelism)
         job.send(worker.instance, deploy, now, out)
+
+
+def _names(workers: list[Worker]) -> str:
+    """For people, who read no thousand."""
+    named = ", ".join(f"{worker.name} (pid {worker.pid})" for worker in workers[:NAMED])
+    return named if len(workers) <= NAMED else f"{named} and {len(workers) - NAMED} more"
 
 
 def _attempt_record(job: JobState, workers: tuple[str, ...], restored: CheckpointContent | None) -> AttemptBegun:

@@ -57,8 +57,9 @@ def advance_checkpoints(job: JobState, now: float, out: list[JobCommand]) -> Non
         if halt:
             note_checkpoint(job, pending.checkpoint, out)
         trigger = Trigger(pending.checkpoint, pending.base, job.settings.checkpoints.store, last)
+        sources = {task.subtask for task in job.graph.source_tasks()}
         for worker in job.workers.assigned():
-            if any(task.subtask == worker.slot for task in job.graph.source_tasks()):
+            if worker.slot in sources:
                 job.send(worker.instance, trigger, now, out)
 
 
@@ -77,13 +78,13 @@ def on_acknowledged(job: JobState, ack: Acknowledged, now: float, out: list[JobC
 def content_of(checkpoint: int, attempt: int, acks: dict[int, Acknowledged], base: Counters) -> CheckpointContent:
     """What a checkpoint holds when all slots have acknowledged it; `base`: rows before the attempt."""
     counters = base
-    transactions: dict[str, tuple[Any, ...]] = {}
+    transactions: dict[str, list[Any]] = {}
     for answer in acks.values():
         counters = counters.plus(answer.counters)
         for uid, prepared in answer.transactions.items():
-            transactions[uid] = (*transactions.get(uid, ()), *prepared)
+            transactions.setdefault(uid, []).extend(prepared)
     states = tuple(state for slot in sorted(acks) for state in acks[slot].states)
-    return CheckpointContent(checkpoint, attempt, states, transactions, counters)
+    return CheckpointContent(checkpoint, attempt, states, {uid: tuple(prepared) for uid, prepared in transactions.items()}, counters)
 
 
 def on_declined(job: JobState, body: CheckpointDeclined, now: float, out: list[JobCommand]) -> None:
@@ -151,7 +152,7 @@ def notify(job: JobState, checkpoint: int, now: float, out: list[JobCommand]) ->
 
 
 def on_committed(job: JobState, instance: str, slot: int, body: Committed, out: list[JobCommand]) -> None:
-    job.committed[slot] = max(job.committed.get(slot, 0), body.checkpoint)
+    job.committed.note(slot, body.checkpoint)
     waiting = job.outstanding.waiting(instance, Notify)
     if isinstance(waiting, Notify) and waiting.checkpoint <= body.checkpoint:
         job.answered(instance, Notify)

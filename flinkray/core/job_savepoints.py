@@ -65,7 +65,7 @@ def savepoint_waits(job: JobState) -> bool:
 
 def settled_checkpoint(job: JobState) -> int:
     """Up to which every sink of every slot is known to have committed; 0 for none."""
-    return min((job.committed.get(slot, 0) for slot in range(job.workers.slots)), default=0)
+    return job.committed.by_all(job.workers.slots)
 
 
 def write_savepoints(job: JobState, settled: int, out: list[JobCommand]) -> None:

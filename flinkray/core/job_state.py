@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from flinkray.core.channels import Channels
 from flinkray.core.checkpoints import CheckpointCoordinator, CheckpointPolicy
+from flinkray.core.commits import Commits
 from flinkray.core.degraded import DegradedPolicy, DegradedWatch
 from flinkray.core.failures import BUDGETS, FailurePolicy
 from flinkray.core.job_events import Adopted, CheckpointContent, JobCommand, JobStatus, KillWorker, WriteJournal
@@ -188,7 +189,7 @@ class JobState:
         self.running: set[int] = set()
         self.ended: set[int] = set()
         """Slots of this attempt, by what they have reported."""
-        self.committed: dict[int, int] = {}
+        self.committed = Commits()
         """By slot: the checkpoint up to which its sinks have committed."""
         self.storage_open = False
         """Storage is claimed or adopted: the end can be recorded."""

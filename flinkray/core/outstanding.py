@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from flinkray.core.job_events import Send
@@ -22,11 +23,14 @@ class Outstanding:
 
     def __init__(self) -> None:
         self._waiting: dict[tuple[str, type, int], _Waiting] = {}
+        self._due = math.inf
+        """None is due before."""
 
     def send(self, instance: str, command: Command, now: float) -> Send:
         """To be sent now, and again until `answered`. Replaces an older one of its kind."""
         send = Send(instance, command)
         self._waiting[(instance, type(command.body), _number(command.body))] = _Waiting(send, now + RESEND_S)
+        self._due = min(self._due, now + RESEND_S)
         return send
 
     def answered(self, instance: str, kind: type, number: int = 0) -> None:
@@ -38,9 +42,12 @@ class Outstanding:
 
     def due(self, now: float) -> list[Send]:
         """What is to be sent again now."""
+        if now < self._due:
+            return []
         late = [entry for entry in self._waiting.values() if now >= entry.due]
         for entry in late:
             entry.due = now + RESEND_S
+        self._due = min((entry.due for entry in self._waiting.values()), default=math.inf)
         return [entry.send for entry in late]
 
     def clear(self) -> None:

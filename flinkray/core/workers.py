@@ -7,8 +7,11 @@ an earlier leader is ATTACHING until it is reached, then GREETING until it has a
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import takewhile
 from typing import Any
 
 
@@ -55,6 +58,8 @@ class Workers:
     spares: int
     _by_instance: dict[str, Worker] = field(default_factory=dict)
     _next_number: int = 0
+    _wanted: deque[Worker] = field(default_factory=deque)
+    """In the order in which they were asked for, from the first that is not usable yet (`unready`)."""
 
     def __contains__(self, instance: str) -> bool:
         return instance in self._by_instance
@@ -74,6 +79,7 @@ class Workers:
         worker = Worker(instance, self._next_number, now)
         self._next_number += 1
         self._by_instance[instance] = worker
+        self._wanted.append(worker)
         return worker
 
     def inherit(self, instance: str, number: int, slot: int | None, now: float) -> Worker:
@@ -81,6 +87,7 @@ class Workers:
         worker = Worker(instance, number, now, WorkerState.ATTACHING, slot)
         self._next_number = max(self._next_number, number + 1)
         self._by_instance[instance] = worker
+        self._wanted.append(worker)
         return worker
 
     def number_from(self, number: int) -> None:
@@ -100,11 +107,21 @@ class Workers:
         return self._by_instance.pop(instance, None)
 
     def usable(self) -> int:
-        return sum(worker.state in _USABLE for worker in self._by_instance.values())
+        return len(self._by_instance) - sum(1 for _ in self.unready())
+
+    def unready(self) -> Iterator[Worker]:
+        """Who was asked for and is not usable yet, the longest first. The first one is found at once, however many there are: who is usable stays so
+        until it is removed."""
+        while self._wanted and not self._is_unready(self._wanted[0]):
+            self._wanted.popleft()
+        return filter(self._is_unready, self._wanted)
+
+    def _is_unready(self, worker: Worker) -> bool:
+        return worker.state not in _USABLE and self._by_instance.get(worker.instance) is worker
 
     def late(self, now: float, timeout_s: float) -> list[Worker]:
         """Wanted too long ago, and still not usable."""
-        return [w for w in self if w.state not in _USABLE and now - w.requested_at > timeout_s]
+        return list(takewhile(lambda worker: now - worker.requested_at > timeout_s, self.unready()))
 
     def greeting(self) -> list[Worker]:
         return [w for w in self if w.state is WorkerState.GREETING]

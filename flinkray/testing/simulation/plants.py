@@ -138,10 +138,11 @@ def _hasty_idle() -> Sequence[Patch]:
 
 
 def _skipped_key_groups() -> Sequence[Patch]:
-    def concerns(state: Any, groups: Any) -> bool:
-        return state.kind == "list" or state.key_group_start in groups
+    def owners(*found: Any) -> range:
+        return right(*found)[:1]
 
-    return [(state_plan, "_concerns", concerns)]
+    right = state_plan._owners
+    return [(state_plan, "_owners", owners)]
 
 
 def _watermark_forgotten() -> Sequence[Patch]:
