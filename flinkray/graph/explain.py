@@ -60,14 +60,14 @@ def _partitioning(partitioning: Partitioning) -> str:
 
 
 def _shipped(graph: JobGraph, edge: JobEdge) -> str:
-    if edge.schema is None:
-        return ""
     senders = [o for o in graph.vertices[edge.source_vertex].operators if any(r.target == ToEdge(edge.index) for r in o.routes)]
     if senders[0].kind == "enumerate":
         return ""
-    if senders[0].kind == "pre_aggregate":
+    if senders[0].kind in ("pre_aggregate", "window_parts"):
         keys = [key for key in senders[0].params["keys"] if key != ALL]
         return f"; sends {', '.join([*keys, 'partial aggregates'])}"
+    if edge.schema is None:
+        return ""
     return f"; sends {', '.join(_HIDDEN.get(name, name) for name in edge.schema.names)}"
 
 

@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from flinkray.columns import EVENT_TIME, MAX_WATERMARK, MIN_WATERMARK
-from flinkray.errors import PlanError
 from flinkray.graph.aggregates import Aggregate
 from flinkray.graph.general_windows import CountWindow, DynamicSessionWindow, GlobalWindow, Windows
 from flinkray.graph.windows import SessionWindow
@@ -24,9 +22,10 @@ from flinkray.operators.base import Operator, OperatorContext, Output, RestoredS
 from flinkray.operators.join_rows import plain_columns
 from flinkray.operators.restore import capture_watermark, restored_watermark
 from flinkray.operators.window_answers import AggregateAnswers, FunctionAnswers, WindowAnswers
-from flinkray.operators.window_assign import sessions, window_ends
+from flinkray.operators.window_assign import session_gaps, sessions, window_ends
 from flinkray.operators.window_cells import WindowCells, WindowParts
 from flinkray.operators.window_contents import PartialAggregates
+from flinkray.operators.window_parts import SPANS
 from flinkray.operators.window_schedule import WindowSchedule
 from flinkray.state.arrow_buffers import words_of
 from flinkray.state.keyed_rows import Slots
@@ -49,17 +48,19 @@ class GeneralWindowOperator(Operator):
         function_schema: pa.Schema | None = None,
         lateness_us: int = 0,
         late_tag: str | None = None,
+        parts_of: pa.Schema | None = None,
     ) -> None:
+        """`parts_of`: what comes are parts of rows with this schema (`window_parts`)."""
         self._keys, self._windows, self._aggregates = tuple(keys), windows, tuple(aggregates)
         self._function, self._function_schema = function, function_schema
-        self._lateness_us, self._late_tag = lateness_us, late_tag
+        self._lateness_us, self._late_tag, self._parts_of = lateness_us, late_tag, parts_of
         self._watermark = self._now = MIN_WATERMARK
 
     # --- life
 
     def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
         super().open(context, restored, restored_checkpoint)
-        schema = context.input_schema()
+        schema = context.input_schema() if self._parts_of is None else self._parts_of
         self._has_time, self._input = EVENT_TIME in schema.names, plain_schema(schema)
         partial = PartialAggregates(self._keys, self._aggregates, self._input) if self._function is None else None
         folds = partial if self._windows.evictor is None else None
@@ -84,20 +85,34 @@ class GeneralWindowOperator(Operator):
     # --- rows
 
     def process(self, batch: pa.RecordBatch, input_index: int, out: Output) -> None:
+        if self._parts_of is not None:
+            low, high, times, counts = (words_of(batch.column(name)) for name in SPANS)
+            if self._windows.bounded and not self._windows.sessions:
+                row, ends, low, high = self._assign(batch, low)
+            else:
+                row, ends = np.arange(batch.num_rows), np.zeros(batch.num_rows, np.int64)
+            self._place(batch, batch, row, ends, low, high, times, counts, out)
+            return
         rows = plain_columns(batch, self._input)
         times = words_of(rows.column(EVENT_TIME)) if self._has_time else np.zeros(rows.num_rows, np.int64)
         moments = np.full(rows.num_rows, self._clock_us()) if self._windows.by_clock else times
-        row, ends, low, high = self._assign(rows, moments)
+        self._place(batch, rows, *self._assign(rows, moments), times, np.ones(rows.num_rows, np.int64), out)
+
+    def _place(
+        self, batch: pa.RecordBatch, rows: pa.RecordBatch, row: Int64Array, ends: Int64Array, low: Int64Array, high: Int64Array,
+        times: Int64Array, counts: Int64Array, out: Output,
+    ) -> None:  # fmt: skip
+        """`row`: of `rows`, once for each window; `counts`: for how many each of `rows` stands."""
         slots = self._cells.slots(rows, row, ends)
         group = sessions(slots, low, high) if self._windows.sessions else np.unique(slots, return_inverse=True)[1]
         on_time = self._on_time(group, slots, ends, low, high)
         if not on_time.all():
-            self._late(batch, np.setdiff1d(row, row[on_time]), out)
+            self._late(batch, np.setdiff1d(row, row[on_time]), counts, out)
             row, ends, low, high, group = (array[on_time] for array in (row, ends, low, high, group))
             slots = slots[on_time]
         if len(row):
-            self._schedule.note(slots, ends, high)
-            self._cells.add(rows.take(pa.array(row)), group, slots, ends, low, high, times[row])
+            self._schedule.note(slots, ends, high, counts[row])
+            self._cells.add(rows.take(pa.array(row)), group, slots, ends, low, high, times[row], counts[row], self._parts_of is not None)
             self._answer_at_once(np.unique(slots), out)
         self._cells.compact()
         self._cells.tidy()
@@ -108,22 +123,12 @@ class GeneralWindowOperator(Operator):
         zeros = np.zeros(len(moments), np.int64)
         if isinstance(window, GlobalWindow):
             return everything, zeros, moments, moments
-        if isinstance(window, SessionWindow):
-            return everything, zeros, moments, moments + window.gap_us
-        if isinstance(window, DynamicSessionWindow):
-            return everything, zeros, moments, moments + self._gaps(rows, window.gap_column)
+        if isinstance(window, SessionWindow | DynamicSessionWindow):
+            return everything, zeros, moments, moments + session_gaps(window, rows, self.context.name)
         if isinstance(window, CountWindow):
             moments = self._cells.numbers(rows)
         row, ends = window_ends(window, moments)
         return row, ends, moments[row], moments[row]
-
-    def _gaps(self, rows: pa.RecordBatch, name: str) -> Int64Array:
-        column = rows.column(name)
-        column = column.cast(pa.duration("us")) if pa.types.is_duration(column.type) else column.cast(pa.int64())
-        gaps = words_of(pc.fill_null(column.cast(pa.int64()), 0))
-        if np.any(gaps <= 0):
-            raise PlanError(f"{self.context.name}: a session's gap in column {name!r} is null, zero or less; give microseconds above zero")
-        return gaps
 
     # --- rows that are too late
 
@@ -147,13 +152,13 @@ class GeneralWindowOperator(Operator):
             return np.ones(len(ends), np.bool_)
         return ends - 1 <= self._now - self._lateness_us if self._now > MIN_WATERMARK + self._lateness_us else np.zeros(len(ends), np.bool_)
 
-    def _late(self, batch: pa.RecordBatch, rows: Int64Array, out: Output) -> None:
+    def _late(self, batch: pa.RecordBatch, rows: Int64Array, counts: Int64Array, out: Output) -> None:
         if not len(rows):
             return
         if self._late_tag is not None:
             out.emit(batch.take(pa.array(rows)), self._late_tag)
         else:
-            self.context.metrics.late_rows += len(rows)
+            self.context.metrics.late_rows += int(counts[rows].sum())
 
     # --- answers by what came
 

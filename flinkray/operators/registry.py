@@ -27,6 +27,7 @@ _CLASSES = {
     "window_top_n": "window_top_n:WindowTopNOperator",
     "interval_join": "interval_join:IntervalJoinOperator",
     "window_join": "window_join:WindowJoinOperator",
+    "window_parts": "window_parts:WindowPartsOperator",
     "general_window": "general_window:GeneralWindowOperator",
     "lookup_join": "lookup_join:LookupJoinOperator",
     "regular_join": "regular_join:RegularJoinOperator",

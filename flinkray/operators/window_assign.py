@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from flinkray.graph.general_windows import CountWindow, CumulativeWindow
-from flinkray.graph.windows import SlidingWindow, TumblingWindow
+from flinkray.errors import PlanError
+from flinkray.graph.general_windows import CountWindow, CumulativeWindow, DynamicSessionWindow
+from flinkray.graph.windows import SessionWindow, SlidingWindow, TumblingWindow
+from flinkray.state.arrow_buffers import words_of
 
 Int64Array = npt.NDArray[np.int64]
 Aligned = TumblingWindow | SlidingWindow | CumulativeWindow | CountWindow
@@ -46,6 +50,19 @@ def _shape(window: Aligned) -> tuple[int, int, int]:
         return window.size_us, window.step_us, window.offset_us
     slide = window.slide_us if isinstance(window, SlidingWindow) else window.size_us
     return window.size_us, slide, window.offset_us
+
+
+def session_gaps(window: object, rows: pa.RecordBatch, who: str) -> Int64Array | int:
+    """How long after each row its session goes on. PlanError where a row says null, zero or less."""
+    if isinstance(window, SessionWindow):
+        return window.gap_us
+    assert isinstance(window, DynamicSessionWindow)
+    column = rows.column(window.gap_column)
+    column = column.cast(pa.duration("us")) if pa.types.is_duration(column.type) else column.cast(pa.int64())
+    gaps = words_of(pc.fill_null(column.cast(pa.int64()), 0))
+    if np.any(gaps <= 0):
+        raise PlanError(f"{who}: a session's gap in column {window.gap_column!r} is null, zero or less; give microseconds above zero")
+    return gaps
 
 
 def sessions(keys: npt.NDArray[np.integer], begin: Int64Array, end: Int64Array) -> Int64Array:

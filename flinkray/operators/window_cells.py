@@ -117,10 +117,11 @@ class WindowCells:
         return touched
 
     def add(
-        self, rows: pa.RecordBatch, group: Int64Array, slots: Slots, ends: Int64Array, low: Int64Array, high: Int64Array, top: Int64Array
-    ) -> None:
-        """`group`: which rows make one part. `low`, `high`: from when to when a row reaches; `top`: its event time."""
-        count = np.ones(len(group), np.int64)
+        self, rows: pa.RecordBatch, group: Int64Array, slots: Slots, ends: Int64Array, low: Int64Array, high: Int64Array,
+        top: Int64Array, count: Int64Array, are_parts: bool,
+    ) -> None:  # fmt: skip
+        """`group`: which rows make one part. `low`, `high`: from when to when a row reaches; `top`: its event time; `count`: for how many
+        rows it stands, being a part itself."""
         if self._folds is None:
             kept = pa.RecordBatch.from_arrays([pa.array(ends), *rows.columns], schema=self._kept)
         else:
@@ -128,9 +129,10 @@ class WindowCells:
             firsts = np.flatnonzero(np.diff(group[order], prepend=-1))
             groups = RowGroups(np.append(firsts, len(order)))
             slots, ends = slots[order][firsts], ends[order][firsts]
-            kept = self._folds.parts(rows.take(pa.array(order)), ends, groups)
+            rows = rows.take(pa.array(order))
+            kept = self._folds.merged(rows, groups, ends) if are_parts else self._folds.parts(rows, ends, groups)
             low, high = np.minimum.reduceat(low[order], firsts), np.maximum.reduceat(high[order], firsts)
-            top, count = np.maximum.reduceat(top[order], firsts), np.diff(groups.starts)
+            top, count = np.maximum.reduceat(top[order], firsts), np.add.reduceat(count[order], firsts)
         words = {LOW: low, HIGH: high, TOP: top, ROWS: count, FRESH: count}
         self._cells.add(kept, np.arange(len(slots)), slots, self._generation, **words)
 

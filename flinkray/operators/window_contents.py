@@ -50,10 +50,12 @@ class PartialAggregates:
             arrays.append(each.accumulate(groups, *columns_of(self._by_output[output], rows)))
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
-    def merged(self, parts: pa.RecordBatch, groups: RowGroups) -> pa.RecordBatch:
-        """One part for each group of parts, which stand in order of their groups and, in each, of arrival."""
+    def merged(self, parts: pa.RecordBatch, groups: RowGroups, ends: Int64Array | None = None) -> pa.RecordBatch:
+        """One part for each group of parts, which stand in order of their groups and, in each, of arrival. `ends`: of each group, where the
+        parts have none."""
         firsts = pa.array(groups.starts[:-1])
-        arrays: list[pa.Array] = [parts.column(name).take(firsts) for name in (END, *self._keys)]
+        first_ends = parts.column(END).take(firsts) if ends is None else pa.array(ends)
+        arrays: list[pa.Array] = [first_ends, *(parts.column(name).take(firsts) for name in self._keys)]
         arrays += self._folded(self._layout.merge(parts), groups)
         arrays += [each.merge(groups, parts.column(self._name(output))) for output, each in self._arrays.items()]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)

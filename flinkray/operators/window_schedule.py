@@ -36,10 +36,10 @@ class WindowSchedule:
         self._note_due(slots, ends, high)
         self._start_clocks(slots[fresh > 0])
 
-    def note(self, slots: Slots, ends: Int64Array, high: Int64Array) -> None:
-        """A row has come to each of these cells, for a window with that end; it reaches to `high`."""
+    def note(self, slots: Slots, ends: Int64Array, high: Int64Array, rows: Int64Array) -> None:
+        """So many rows have come to each of these cells, for a window with that end; they reach to `high`."""
         self._make_room()
-        np.add.at(self._fresh, slots, 1)
+        np.add.at(self._fresh, slots, rows)
         self._note_due(slots, ends, high)
         self._start_clocks(slots)
 
