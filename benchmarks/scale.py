@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.scale_parts import CLAIM, INTERVAL_S, Leader, TaskManagers, Work, wide_graph
+from benchmarks.scale_parts import CLAIM, Leader, TaskManagers, Work, wide_graph
 from flinkray.core.job_events import Adopted, JobStatus, Opened, Tick, WorkerLost
 from flinkray.core.messages import Counters, Report, Stats
 from flinkray.core.messages import Work as TaskWork
