@@ -35,6 +35,20 @@ def parquet_files(rows: int) -> list[str]:
     return _files("parquet", rows, _write_parquet)
 
 
+def repeated(files: list[str], passes: int) -> list[str]:
+    """The same files several times over, under names of their own: more rows of the same keys, for queries that do not look at time."""
+    if passes == 1:
+        return files
+    folder = Path(files[0]).parent.with_name(f"{Path(files[0]).parent.name}-{passes}-times")
+    folder.mkdir(exist_ok=True)
+    for number in range(passes):
+        for file in map(Path, files):
+            link = folder / f"{number:02}-{file.name}"
+            if not link.exists():
+                os.link(file, link)
+    return sorted(str(path) for path in folder.iterdir())
+
+
 def csv_files(rows: int) -> list[str]:
     """Paths of CSV files with the first `rows` bids; made when they are not there."""
     return _files("csv", rows, _write_csv)
