@@ -45,6 +45,12 @@ _FEW_ROWS = 4096
 
 BATCH_BYTES = 8 << 20
 """Of wide rows fewer are read at once than `batch_rows`: a batch should stay in the cache that a core has to itself, or nearly."""
+TURN_S = 0.1
+"""A batch should not take longer, with all that is chained to the reader: a barrier waits for it."""
+_FEWEST_ROWS = 64
+"""Smaller batches are not asked for, however long a row takes."""
+_FIRST_ROWS = 4096
+"""While nobody knows how long a row takes."""
 _TEXT_BYTES = 32
 """Guessed of a value of variable length, before any has been read."""
 
@@ -141,6 +147,8 @@ class ReadOperator(SourceOperator):
         self._limit: RateLimit | None = None
         self._buffer_until_s = 0.0
         self._row_bytes = _guess_row_bytes(source.schema())
+        self._row_s: float | None = None
+        """What a row took lately, with all that is chained to this reader."""
 
     def open(self, context: OperatorContext, restored: Sequence[RestoredState], restored_checkpoint: int | None) -> None:
         super().open(context, restored, restored_checkpoint)
@@ -172,7 +180,7 @@ class ReadOperator(SourceOperator):
 
     def poll(self, out: Output) -> SourceStatus:
         now_s = self.context.clock()
-        max_rows = min(self.context.batch_rows, max(int(BATCH_BYTES / self._row_bytes), 1))
+        max_rows = min(self.context.batch_rows, max(int(BATCH_BYTES / self._row_bytes), 1), self._rows_of_a_turn())
         if self._limit is not None:
             max_rows = min(max_rows, self._limit.allowance(now_s))
         if not self._splits:
@@ -229,7 +237,14 @@ class ReadOperator(SourceOperator):
         if batch.num_rows < min(_FEW_ROWS, self.context.batch_rows // 16):
             self._buffer_until_s = now_s + self.context.buffer_timeout_s  # let rows gather: each batch costs the same, however small
         out.emit(batch)
+        taken_s = (self.context.clock() - now_s) / batch.num_rows
+        self._row_s = taken_s if self._row_s is None else (self._row_s + taken_s) / 2
         return True
+
+    def _rows_of_a_turn(self) -> int:
+        if self._row_s is None:
+            return _FIRST_ROWS
+        return self.context.batch_rows if self._row_s <= 0 else max(int(TURN_S / self._row_s), _FEWEST_ROWS)
 
     def _put_aside(self, rejected: Rejected, out: Output) -> bool:
         """Rows that could not be read: counted, and for those who want them in the side output. Whether there were any."""

@@ -67,6 +67,8 @@ class Slot:
         self.tasks = [self._make_task(v.index, outputs, inputs) for v in graph.vertices if place.slot < v.parallelism]
         self.tasks.reverse()  # consumers first: what is queued goes on before more is read
         self.ended = False
+        self._longest_s = 0.0
+        """What the slowest task needed for its part of the last turn."""
         self.first_row_at_us: int | None = None
         """When the first row of this attempt reached a sink here."""
         self._sinks = [task.chain.metrics[spec.uid] for task in self.tasks for spec in task.chain.vertex.operators if spec.kind == "sink"]
@@ -156,22 +158,34 @@ class Slot:
     # -- running --------------------------------------------------------------------------------------------------
 
     def turn(self) -> Turn:
-        """Every task once, consumers first."""
+        """Every task once, consumers first; and those that only consume for as long as the longest had lately, while there is something: else a reader
+        whose batches take long would fill the queues, and barriers would wait in them."""
         turn = Turn()
+        longest_s = 0.0
         for task in self.tasks:
-            began_s = self._place.clock()
-            progress = task.run_once()
-            if progress.worked:
-                task.busy_s += self._place.clock() - began_s
-            turn.worked = turn.worked or progress.worked
-            if progress.wait_s is not None and not progress.worked:
-                turn.wait_s = min(turn.wait_s, progress.wait_s or turn.wait_s)
-            if self.first_row_at_us is None and progress.worked:
-                self._note_first_row()
-            for barrier, snapshot in progress.snapshots:
-                self._collect(barrier, snapshot, turn)
+            spent_s = more_s = self._run(task, turn)
+            longest_s = max(longest_s, spent_s)
+            while more_s and task.only_consumes and spent_s < self._longest_s:
+                more_s = self._run(task, turn)
+                spent_s += more_s
+        self._longest_s = longest_s
         self.ended = all(task.ended for task in self.tasks)
         return turn
+
+    def _run(self, task: Task, turn: Turn) -> float:
+        """Once. Returns the seconds that it was at work, 0 when there was nothing for it."""
+        began_s = self._place.clock()
+        progress = task.run_once()
+        spent_s = self._place.clock() - began_s if progress.worked else 0.0
+        task.busy_s += spent_s
+        turn.worked = turn.worked or progress.worked
+        if progress.wait_s is not None and not progress.worked:
+            turn.wait_s = min(turn.wait_s, progress.wait_s or turn.wait_s)
+        if self.first_row_at_us is None and progress.worked:
+            self._note_first_row()
+        for barrier, snapshot in progress.snapshots:
+            self._collect(barrier, snapshot, turn)
+        return spent_s
 
     def inject(self, barrier: Barrier) -> list[SlotCheckpoint]:
         """Begin a checkpoint at the sources of this slot. Returns what is complete by that alone."""

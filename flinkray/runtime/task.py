@@ -105,6 +105,11 @@ class Task:
         self._last_injected = max(self._last_injected, checkpoint)
 
     @property
+    def only_consumes(self) -> bool:
+        """It reads no source, and steps through no work of its own: what it does it does for elements of its channels."""
+        return self.chain.source is None and self.chain.stepping is None
+
+    @property
     def backlog_bytes(self) -> int:
         return sum(port.channel.queued_bytes for port in self._ports)
 
@@ -165,7 +170,7 @@ class Task:
                 progress.snapshots.append((self._barrier, self._snapshot(self._barrier, self._aligning_since)))
             elif isinstance(action, AllEnded):
                 self._inputs_ended = True
-                if self.chain.source is None and self.chain.stepping is None:
+                if self.only_consumes:
                     self._end()
                 else:
                     self.chain.input_ended()

@@ -15,7 +15,7 @@ import pyarrow as pa
 from flinkray.errors import RestoreError
 from flinkray.state.arrow_buffers import contiguous, words_of
 from flinkray.state.growth import BufferedCopy, CopyBuffers, grown
-from flinkray.state.jit import I8_ROWS, RO_I8, U1, njit, types
+from flinkray.state.jit import I8, I8_ROWS, RO_U2, U1, njit, types
 from flinkray.state.key_encoding import KeyCodec, Keys
 from flinkray.state.key_hash import key_groups, partition
 from flinkray.state.key_index import KeyCopy, KeyIndex
@@ -127,10 +127,11 @@ def _encode_copy(
     max_parallelism: int,
 ) -> pa.Table:
     groups = key_groups(copy.keys.hashes, max_parallelism)
-    order, _ = partition(groups, max_parallelism, max_parallelism)
+    order, bounds = partition(groups, max_parallelism, max_parallelism)
     words = np.empty((len(word_names), len(order)), np.int64)
-    _take_words(copy.rows, order, words)
-    arrays = [pa.array(groups[order]), *(pa.array(np.full(len(order), value, np.int64)) for _, value in constants)]
+    _partition_words(copy.rows, groups, bounds.copy(), words)
+    sorted_groups = np.repeat(np.arange(max_parallelism, dtype=np.uint16), np.diff(bounds))
+    arrays = [pa.array(sorted_groups), *(pa.array(np.full(len(order), value, np.int64)) for _, value in constants)]
     fields = [pa.field(KEY_GROUP, pa.uint16(), False), *(column for column, _ in constants), *key_fields]
     arrays += copy.keys.columns(order)
     arrays += [pa.array(column) for column in words]
@@ -204,9 +205,12 @@ def _changed(rows, generation, mask):  # type: ignore[no-untyped-def]
         mask[slot] = rows[slot, 0] > generation
 
 
-@njit([types.void(I8_ROWS, RO_I8, I8_ROWS)], nogil=True, cache=True)
-def _take_words(rows, order, words):  # type: ignore[no-untyped-def]
-    for i in range(order.size):
-        row = order[i]
+@njit([types.void(I8_ROWS, RO_U2, I8, I8_ROWS)], nogil=True, cache=True)
+def _partition_words(rows, groups, places, words):  # type: ignore[no-untyped-def]
+    """Each row's words to the next place of its key group: rows are read one after the other, and written to as many ends as there are
+    groups, which the cache holds. (To read them in the order of groups misses it with every row.)"""
+    for i in range(groups.size):
+        place = places[groups[i]]
+        places[groups[i]] = place + 1
         for w in range(words.shape[0]):
-            words[w, i] = rows[row, w + 1]
+            words[w, place] = rows[i, w + 1]

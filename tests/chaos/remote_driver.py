@@ -12,9 +12,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 import flinkray as fr
@@ -131,6 +133,14 @@ def ready(checkpoints: int = 2) -> Callable[[Status], bool]:
 # -- the driver itself --------------------------------------------------------------------------------------------------
 
 
+def busy(row_s: float, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """So much time of a CPU for each row."""
+    until = time.thread_time() + row_s * batch.num_rows
+    while time.thread_time() < until:
+        pass
+    return batch
+
+
 def start(settings: dict[str, Any]) -> Any:
     folder = settings["folder"]
     env = fr.StreamEnvironment(
@@ -153,6 +163,8 @@ def start(settings: dict[str, Any]) -> Any:
         watermark=fr.Watermarks.bounded("date_time", "1s"),
         uid="bids",
     )
+    if "row_us" in settings:
+        bids = bids.select("auction").map_batches(partial(busy, settings["row_us"] / 1e6), {"auction": "int64"})
     counts = bids.key_by("auction").window(fr.windows.Sliding("10s", "2s")).aggregate(bids=fr.agg.count()).uid("count")
     sink = ProbeSink(fr.sinks.Parquet(f"{folder}/out"), f"{folder}/probe", "window_start")
     counts.window_all(fr.windows.Tumbling("2s")).top_n(1, by="bids").uid("hottest").sink_to(sink, uid="out")

@@ -25,8 +25,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(400)]
 
 STUTTERS = (2.3, 4.0)
 """Seconds stopped, seconds between: late (1.75 s), and not silent for so long that it counts as lost (3.5 s)."""
-CRAWLS = (0.045, 0.005)
-"""A tenth of its speed."""
+CRAWLS = (0.45, 0.05)
+"""A tenth of its speed. Threads of Python take turns every 5 ms: it runs for several of them at a time."""
 
 
 class Slowed:
@@ -71,7 +71,7 @@ def active(status: Status) -> list[Status]:
     ("times", "settings", "why"),
     [
         pytest.param(STUTTERS, {"rows": 1_200_000, "rate": 20_000}, "heard late", id="heard late now and then"),
-        pytest.param(CRAWLS, {"rows": 18_000_000, "rate": 200_000}, "times as long for its rows", id="slower than its peers"),
+        pytest.param(CRAWLS, {"rows": 1_200_000, "rate": 20_000, "row_us": 30}, "times as long for its rows", id="slower than its peers"),
     ],
 )
 def test_a_degraded_host_is_left(

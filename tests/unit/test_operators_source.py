@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -13,8 +13,9 @@ from flinkray.columns import EVENT_TIME, MIN_WATERMARK
 from flinkray.connectors.base import DEAD_LETTER, Rejected, Source, Split, SplitEnumerator, SplitReader
 from flinkray.errors import OperatorError
 from flinkray.graph.windows import WatermarkStrategy
+from flinkray.operators.base import Output
 from flinkray.operators.rate_limit import RateLimit
-from flinkray.operators.source import DISCOVERED_US, SPLIT_SCHEMA, EnumerateOperator, ReadOperator
+from flinkray.operators.source import DISCOVERED_US, SPLIT_SCHEMA, TURN_S, EnumerateOperator, ReadOperator
 from flinkray.operators.splits import split_from_json, split_to_json
 from flinkray.testing.harness import OperatorHarness, SnapshotTables, restore
 
@@ -314,6 +315,53 @@ def test_the_rate_is_shared_by_the_subtasks_and_never_exceeded() -> None:
         emitted += driven.output().num_rows
         assert emitted <= step
     assert emitted >= 1990
+
+
+@dataclass
+class ManualClock:
+    now_s: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@dataclass
+class SlowOutput(Output):
+    """What is chained to the reader takes its time for each row."""
+
+    clock: ManualClock
+    row_s: float
+    sizes: list[int] = field(default_factory=list)
+
+    def emit(self, batch: pa.RecordBatch, tag: str | None = None) -> None:
+        self.clock.now_s += self.row_s * batch.num_rows
+        self.sizes.append(batch.num_rows)
+
+
+def test_batches_are_small_where_a_row_takes_long_for_a_barrier_waits_for_each() -> None:
+    driven = reader(ListSource({"a": list(range(200_000))}), rows=1 << 18)
+    give(driven, split("a", 0))
+    clock = ManualClock()
+    driven.operator.context = replace(driven.operator.context, clock=clock, buffer_timeout_s=0.0)
+    out = SlowOutput(clock, row_s=1e-4)
+    for _ in range(20):
+        driven.operator.poll(out)
+    assert max(out.sizes[1:]) * out.row_s <= 1.1 * TURN_S
+    out.row_s = 1e-7
+    for _ in range(20):
+        driven.operator.poll(out)
+    assert max(out.sizes) > 50_000, "large again when rows are cheap again"
+
+
+def test_batches_do_not_become_single_rows_however_long_one_takes() -> None:
+    driven = reader(ListSource({"a": list(range(10_000))}), rows=1 << 18)
+    give(driven, split("a", 0))
+    clock = ManualClock()
+    driven.operator.context = replace(driven.operator.context, clock=clock, buffer_timeout_s=0.0)
+    out = SlowOutput(clock, row_s=60.0)
+    for _ in range(3):
+        driven.operator.poll(out)
+    assert out.sizes[1:] == [64, 64]
 
 
 def test_a_waiting_reader_says_for_how_long() -> None:
