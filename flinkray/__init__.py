@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flinkray.api import agg, sinks, sources, windows
+    from flinkray.api import agg, sinks, sources, tables, windows
     from flinkray.api.connected import BroadcastStream, ConnectedStreams
     from flinkray.api.environment import StreamEnvironment
     from flinkray.api.expressions import coalesce, col, lit, to_datetime, when
@@ -115,6 +115,7 @@ __all__ = [
     "read_state",
     "sinks",
     "sources",
+    "tables",
     "to_datetime",
     "when",
     "windows",
@@ -122,7 +123,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "flinkray.api": ("agg", "sinks", "sources", "windows"),
+    "flinkray.api": ("agg", "sinks", "sources", "tables", "windows"),
     "flinkray.api.connected": ("BroadcastStream", "ConnectedStreams"),
     "flinkray.api.environment": ("StreamEnvironment",),
     "flinkray.graph.co_process": ("BroadcastState", "KeyedBroadcastProcessFunction", "KeyedCoProcessFunction"),

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from flinkray.api.columns import OutputSchema, function_schema, listed_columns
 from flinkray.config import Duration, duration_s
-from flinkray.connectors.base import Sink, Source
+from flinkray.connectors.base import LookupTable, Sink, Source
 from flinkray.errors import PlanError
 from flinkray.expressions import Expression, as_expression, col
 from flinkray.graph import resolve, resolve_rows
@@ -258,7 +258,7 @@ class DataStream(_Step):
 
     def lookup_join(
         self,
-        table: Source,
+        table: Source | LookupTable,
         on: str | Sequence[str] | Mapping[str, str],
         how: Literal["inner", "left"] = "left",
         *,
@@ -267,7 +267,9 @@ class DataStream(_Step):
         name: str | None = None,
     ) -> DataStream:
         """Each row with the rows of a table that have the same key: a bounded source, like `fr.sources.Parquet("users/*.parquet")`, that is
-        read whole into every subtask, and again when it is older than `cache` (None: once). `on`: columns by name, or `{"mine": "its"}`.
+        read whole into every subtask, and again when it is older than `cache` (None: once); or `fr.tables.Postgres(...)`, which is asked
+        once for all keys of a batch, but those whose answer is no older than `cache` (None: for all). `on`: columns by name, or
+        `{"mine": "its"}`.
 
         Rows: this stream's columns, then the table's other ones (with the suffix `_right` where a name is taken). No shuffle, nothing in
         checkpoints: after a restore the table is read anew, so that a table that changes gives other answers then. For calls to a

@@ -1,4 +1,4 @@
-"""Abstract sources and sinks. Frozen and picklable: what a user constructs is a description; readers and writers do the work.
+"""Abstract sources, tables that are asked by key, and sinks. Frozen and picklable: what a user constructs is a description; readers and writers do the work.
 
 A source is split by an enumerator (one, in subtask 0, part of the checkpoint) into splits that readers take; a reader's position
 in each of its splits is part of the checkpoint too.
@@ -7,7 +7,7 @@ in each of its splits is part of the checkpoint too.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,6 +118,39 @@ class Source(ABC):
 
     @abstractmethod
     def open_split(self, split: Split, offset: Any | None) -> SplitReader: ...
+
+    def describe(self) -> str:
+        """One line for `explain()` and errors."""
+        return type(self).__name__
+
+
+class Lookups(ABC):
+    """An open connection, used from one thread."""
+
+    @abstractmethod
+    def find(self, keys: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
+        """All rows whose columns `names` are equal to one of the keys, which are distinct and not null, in any order. SourceError where the
+        table cannot be asked so, ResourceError where it does not answer."""
+
+    def close(self) -> None: ...
+
+
+class LookupTable(ABC):
+    """A description of a table. Frozen dataclass; picklable."""
+
+    cached_keys: int
+    """How many keys a subtask remembers at most."""
+
+    @abstractmethod
+    def schema(self) -> pa.Schema:
+        """Its columns, engine types. Called at plan time."""
+
+    @abstractmethod
+    def with_columns(self, columns: tuple[str, ...]) -> LookupTable:
+        """A copy that gives only these columns."""
+
+    @abstractmethod
+    def open(self) -> Lookups: ...
 
     def describe(self) -> str:
         """One line for `explain()` and errors."""

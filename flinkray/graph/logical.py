@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import pyarrow as pa
 
 from flinkray.columns import CHANGE, EVENT_TIME
-from flinkray.connectors.base import DEAD_LETTER, FAILED_ROW, Sink, Source
+from flinkray.connectors.base import DEAD_LETTER, FAILED_ROW, LookupTable, Sink, Source
 from flinkray.expressions import Expression
 from flinkray.graph.aggregates import Aggregate
 from flinkray.graph.general_windows import DynamicSessionWindow, Windows
@@ -304,7 +304,7 @@ class LookupJoinNode(LogicalNode):
 
     kind: ClassVar[str] = "lookup_join"
 
-    table: Source
+    table: Source | LookupTable
     keys: tuple[str, ...]
     table_keys: tuple[str, ...]
     how: str

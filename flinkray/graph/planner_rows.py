@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from flinkray.columns import EVENT_TIME
+from flinkray.connectors.base import LookupTable
 from flinkray.graph.job_graph import Hash
 from flinkray.graph.logical import ChangesNode, FirstNode, LookupJoinNode, RankNode
 from flinkray.graph.planner_columns import kept
@@ -68,10 +69,20 @@ def lower_lookup(lowering: Lowering, node: LookupJoinNode) -> Port:
     }
     assert node.rows.schema is not None
     schema = pa.schema([field for field in node.rows.schema if field.name in names])
-    draft = lowering.draft(node, "lookup_join", params, replace(node.rows, schema=schema, event_time=link.port.rows.event_time), [link])
+    asked = isinstance(node.table, LookupTable)
+    draft = lowering.draft(
+        node,
+        "asked_lookup_join" if asked else "lookup_join",
+        params,
+        replace(node.rows, schema=schema, event_time=link.port.rows.event_time),
+        [link],
+    )
     pairs = [mine if mine == its else f"{mine} = {its}" for mine, its in zip(node.keys, node.table_keys, strict=True)]
-    again = "" if node.cache_us is None else f", read again after {node.cache_us} us"
-    draft.notes.append(f"{node.how} join on {', '.join(pairs)} with {node.table.describe()}, read whole into every subtask{again}")
+    if asked:
+        how_read = "asked once a batch" + ("" if node.cache_us is None else f", answers remembered for {node.cache_us} us")
+    else:
+        how_read = "read whole into every subtask" + ("" if node.cache_us is None else f", read again after {node.cache_us} us")
+    draft.notes.append(f"{node.how} join on {', '.join(pairs)} with {node.table.describe()}, {how_read}")
     return draft.output
 
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pyarrow as pa
 
 from flinkray.config import Duration, duration_us
-from flinkray.connectors.base import Source
+from flinkray.connectors.base import LookupTable, Source
 from flinkray.errors import PlanError
 from flinkray.graph.joins import (
     HALVES,
@@ -130,13 +130,15 @@ def broadcast_join_node(
 
 
 def lookup_join_node(
-    stream: LogicalNode, table: Source, on: str | Sequence[str] | Mapping[str, str], how: str, cache: Duration | None
+    stream: LogicalNode, table: Source | LookupTable, on: str | Sequence[str] | Mapping[str, str], how: str, cache: Duration | None
 ) -> LookupJoinNode:
     """`on`: columns of the same name on both sides, or the stream's name to the table's. Raises PlanError."""
     require_append_only(stream, "lookup_join")
     mine = require_schema(stream, "lookup_join")
-    if not isinstance(table, Source) or not table.bounded:
-        raise PlanError(f"lookup_join: {table!r} is no bounded source; give fr.sources.Parquet('table/*.parquet') or the like")
+    if not isinstance(table, LookupTable) and not (isinstance(table, Source) and table.bounded):
+        raise PlanError(
+            f"lookup_join: {table!r} is no bounded source, like fr.sources.Parquet('table/*.parquet'), and no table, like fr.tables.Postgres(...)"
+        )
     pairs = key_pairs(on)
     its = table.schema()
     for name, other in pairs.items():

@@ -74,9 +74,8 @@ class LookupJoinOperator(Operator):
         self.context.metrics.state_rows, self.context.metrics.state_bytes = self._table.rows.num_rows, self._table.rows.nbytes
 
     def process(self, batch: pa.RecordBatch, input_index: int, out: Output) -> None:
-        if self._cache_us is not None and self.context.clock() >= self._read_s + self._cache_us / 1e6:
-            self._read()
         rows = plain_columns(batch, self._input)
+        self._find_table(rows)
         own, found = self._table.find(rows, self._keys)
         if self._how == "left":
             alone = np.setdiff1d(np.arange(rows.num_rows), own)
@@ -85,6 +84,11 @@ class LookupJoinOperator(Operator):
         for start in range(0, len(own), self.context.batch_rows):
             part = slice(start, start + self.context.batch_rows)
             self._emit(rows.take(pa.array(own[part])), found[part], out)
+
+    def _find_table(self, rows: pa.RecordBatch) -> None:
+        """The one to be joined with these rows."""
+        if self._cache_us is not None and self.context.clock() >= self._read_s + self._cache_us / 1e6:
+            self._read()
 
     def _emit(self, rows: pa.RecordBatch, found: Int64Array, out: Output) -> None:
         places = pa.array(found, mask=found < 0)

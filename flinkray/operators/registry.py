@@ -29,6 +29,7 @@ _CLASSES = {
     "window_join": "window_join:WindowJoinOperator",
     "window_parts": "window_parts:WindowPartsOperator",
     "general_window": "general_window:GeneralWindowOperator",
+    "asked_lookup_join": "asked_lookup:AskedLookupJoinOperator",
     "lookup_join": "lookup_join:LookupJoinOperator",
     "regular_join": "regular_join:RegularJoinOperator",
     "asof_join": "asof_join:AsOfJoinOperator",

@@ -14,6 +14,7 @@ from flinkray.graph.windows import SessionWindow
 from flinkray.state.warm import CSV, JOINS, KEYED, PARQUET, PROCESS, ROWS, SESSIONS
 
 _KEEP_ROWS = ("regular_join", "asof_join", "broadcast_join", "rank", "first", "general_window")
+_LOOK_UP = ("lookup_join", "asked_lookup_join")
 
 
 def kernel_groups(graph: JobGraph) -> tuple[str, ...]:
@@ -26,7 +27,7 @@ def kernel_groups(graph: JobGraph) -> tuple[str, ...]:
         groups.append(CSV)
     if any(isinstance(value, ParquetSource) for value in values):
         groups.append(PARQUET)
-    if any(isinstance(value, Join) for value in values) or any(o.kind == "lookup_join" for v in graph.vertices for o in v.operators):
+    if any(isinstance(value, Join) for value in values) or any(o.kind in _LOOK_UP for v in graph.vertices for o in v.operators):
         groups.append(JOINS)
     if any(operator.kind in _KEEP_ROWS for vertex in graph.vertices for operator in vertex.operators):
         groups.append(ROWS)
