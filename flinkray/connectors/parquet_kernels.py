@@ -17,8 +17,8 @@ PAGE_FIELDS = 7
 DATA_PAGE, DICTIONARY_PAGE = 0, 2
 PLAIN, PLAIN_DICTIONARY, RLE, RLE_DICTIONARY = 0, 2, 3, 8
 REFUSED, BROKEN = -1, -2
-PADDING = 8
-"""Bytes behind a page that may be read, not used: numbers are unpacked from words of 8 bytes."""
+PADDING = 32
+"""Bytes behind a page that may be read, not used: words of 8 bytes are unpacked, text is copied by the 32."""
 
 NEXT, LEFT, REPEATED, BIT, WIDTH = range(5)
 """Where the runs of a page stand: the next run's place, values left of this one, its value or `_PACKED`, the bit of its next value, bits a value."""

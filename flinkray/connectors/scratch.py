@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 
 import numpy as np
 
 _SMALLEST_BYTES = 1 << 16
-_LARGEST_BYTES = 16 << 20
+_LARGEST_BYTES = 32 << 20
 """Larger buffers are not kept."""
 _KEPT = 16
-"""Buffers kept at most; what is given back above that is forgotten, the oldest first."""
+_KEPT_BYTES = 128 << 20
+"""Buffers kept at most, and their bytes; what is given back above that is forgotten, the oldest first."""
 
 _kept: deque[np.ndarray] = deque(maxlen=_KEPT)
 
@@ -33,3 +35,6 @@ def give_back(buffer: np.ndarray) -> None:
     """Nobody may look at it any longer."""
     if _SMALLEST_BYTES <= len(buffer) <= _LARGEST_BYTES:
         _kept.append(buffer)
+        with suppress(IndexError):  # another thread was faster
+            while sum(map(len, tuple(_kept))) > _KEPT_BYTES:
+                _kept.popleft()

@@ -21,7 +21,7 @@ _ALONE = {
     KEYED: ("state.accumulate", "state.ranking_kernels"),
     SESSIONS: ("state.session_kernels",),
     CSV: ("connectors.csv_kernels",),
-    PARQUET: ("connectors.parquet_kernels",),
+    PARQUET: ("connectors.parquet_kernels", "connectors.parquet_text_kernels"),
     JOINS: ("state.join_kernels", "state.slot_groups"),
     ROWS: ("state.keyed_rows_kernels",),
     PROCESS: ("state.slot_groups",),

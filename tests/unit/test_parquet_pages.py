@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flinkray.connectors import parquet_kernels, parquet_pages
+from flinkray.connectors import parquet_kernels, parquet_pages, parquet_text
 from flinkray.connectors.parquet import ParquetSource
 from flinkray.connectors.parquet_pages import PagedFile
 from flinkray.errors import SourceError
 from flinkray.testing.connector_suite import drain
 
 ROWS = 20_000
+WORDS = ["", "a", "a word", "thirty-one bytes of text: 0123456", "thirty-two bytes of text: 01234567", "ein längeres Wort " * 9]
 RNG = np.random.default_rng(7)
 
 
@@ -38,6 +39,11 @@ def table() -> pa.Table:
             "at": pa.array(many, pa.timestamp("us", "UTC")),
             "day": pa.array(few.astype(np.int32), pa.date32()),
             "took": pa.array(many, pa.duration("us")),
+            "word": pa.array([WORDS[n % len(WORDS)] for n in few.tolist()]),
+            "line": pa.array(["é" * (n % 97) + str(n) for n in many.tolist()]),
+            "empty": pa.array([""] * ROWS),
+            "rarely": pa.array(["x" * 3_000 if n % 1_000 == 0 else "" for n in range(ROWS)]),
+            "bytes": pa.array([bytes([n & 255]) * (n % 40) for n in many.tolist()], pa.binary()),
         }
     )
 
@@ -70,7 +76,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", WRITTEN.values(), ids=WRITTEN.keys())
-def test_every_fixed_width_type_is_read_as_pyarrow_reads_it(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_every_type_is_read_as_pyarrow_reads_it(tmp_path: Path, options: dict[str, Any]) -> None:
     expected = table()
     pq.write_table(expected, tmp_path / "a.parquet", **options)
     found = read(tmp_path / "a.parquet", expected.column_names)
@@ -92,9 +98,9 @@ def test_a_file_of_another_writer_is_read(tmp_path: Path, codec: str) -> None:
     connection = duckdb.connect()
     connection.register("given_table", given_table)
     connection.execute(
-        f"COPY (SELECT few, many, small, double, sorted FROM given_table) TO '{tmp_path}/a.parquet' (FORMAT parquet, COMPRESSION {codec})"
+        f"COPY (SELECT few, many, small, double, sorted, word, line FROM given_table) TO '{tmp_path}/a.parquet' (FORMAT parquet, COMPRESSION {codec})"
     )
-    found = read(tmp_path / "a.parquet", ["few", "many", "small", "double", "sorted"])
+    found = read(tmp_path / "a.parquet", ["few", "many", "small", "double", "sorted", "word", "line"])
     assert found.num_columns > 0
     assert found.equals(pq.read_table(tmp_path / "a.parquet", columns=found.column_names))
 
@@ -103,7 +109,8 @@ def test_what_is_not_plain_enough_is_left_to_pyarrow(tmp_path: Path) -> None:
     rows = pa.table(
         {
             "whole": np.arange(ROWS),
-            "text": pa.array([f"n{i % 7}" for i in range(ROWS)]),
+            "text": pa.array([f"n{i % 7}" if i % 3 else None for i in range(ROWS)]),
+            "large": pa.array([f"n{i % 7}" for i in range(ROWS)], pa.large_string()),
             "holes": pa.array([None if i % 5 == 0 else i for i in range(ROWS)]),
             "list": pa.array([[i] for i in range(ROWS)]),
             "byte": pa.array(np.zeros(ROWS, np.int8)),
@@ -126,6 +133,15 @@ def test_chunks_that_are_too_large_to_be_read_whole_are_left_to_pyarrow(tmp_path
     assert "many" not in read(tmp_path / "a.parquet", ["few", "many"]).column_names
 
 
+def test_text_that_could_be_too_long_for_one_array_is_left_to_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dictionary is short, the rows that it stands for need not be: offsets have 32 bits."""
+    pq.write_table(table().select(["few", "word", "empty"]), tmp_path / "a.parquet")
+    monkeypatch.setattr(parquet_text, "LARGEST_BYTES", 2_000_000)
+    assert read(tmp_path / "a.parquet", ["few", "word", "empty"]).column_names == ["few", "empty"]
+    monkeypatch.setattr(parquet_text, "LARGEST_BYTES", 4_000_000)
+    assert "word" in read(tmp_path / "a.parquet", ["few", "word", "empty"]).column_names
+
+
 def test_data_pages_of_version_2_are_left_to_pyarrow(tmp_path: Path) -> None:
     pq.write_table(table(), tmp_path / "a.parquet", data_page_version="2.0")
     source = ParquetSource(tmp_path).with_columns(("few", "at"))
@@ -145,7 +161,7 @@ def test_reading_goes_on_from_a_position_in_the_middle(tmp_path: Path) -> None:
     assert pa.Table.from_batches([*parts, *rest]).equals(expected)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     place=st.floats(0, 1, exclude_max=True),
     byte=st.integers(1, 255),
@@ -157,16 +173,18 @@ def test_a_flipped_byte_is_an_error_or_another_value(
     """Parquet has no checksums unless asked for: a value may differ, but neither the number of rows nor the process."""
     folder = tmp_path_factory.mktemp("flipped")
     numbers = np.random.default_rng(3).integers(0, 500, 2_000)
-    pq.write_table(pa.table({"few": numbers, "many": numbers * 977}), folder / "a.parquet", **WRITTEN[options])
+    text = [WORDS[n % len(WORDS)] + str(n) for n in numbers.tolist()]
+    written = pa.table({"few": numbers, "many": numbers * 977, "text": text})
+    pq.write_table(written, folder / "a.parquet", **WRITTEN[options])
     parquet = pq.ParquetFile(folder / "a.parquet")
     group = parquet.metadata.row_group(0)
-    size = sum(group.column(i).total_compressed_size for i in range(2))
+    size = sum(group.column(i).total_compressed_size for i in range(3))
     data = bytearray((folder / "a.parquet").read_bytes())
     data[4 + int(place * size)] ^= byte  # within the column chunks, which begin behind PAR1
     (folder / "a.parquet").write_bytes(data)
     pages = PagedFile(str(folder / "a.parquet"), parquet.metadata, parquet.schema_arrow)
     try:
-        columns = pages.columns(0, ["few", "many"])
+        columns = pages.columns(0, written.column_names)
         taken = [column.take(1_000) for column in columns.values() for _ in range(2)]
     except (pa.ArrowInvalid, OSError):  # what the reader makes a SourceError of
         return
