@@ -61,6 +61,8 @@ class ParquetReader(SplitReader):
         self._taken = 0
         """Rows of the split that `read` has returned."""
         self._batches: Iterator[pa.RecordBatch] | None = None
+        self._batch_rows = _MIN_DECODE_ROWS
+        """What the next batch should have; where pyarrow decodes, it is the same for a row group."""
         self._rest: pa.RecordBatch | None = None
         if offset is not None:
             self._taken = self._first_row(offset["row_group"] - start) + offset["row"]
@@ -79,40 +81,41 @@ class ParquetReader(SplitReader):
 
     def _next_batch(self, max_rows: int) -> pa.RecordBatch | None:
         try:
+            self._batch_rows = max(max_rows, _MIN_DECODE_ROWS)
             if self._batches is None:
-                self._batches = self._decode(max(max_rows, _MIN_DECODE_ROWS))
+                self._batches = self._decode()
             return next(self._batches, None)
         except (OSError, pa.ArrowInvalid) as error:
             raise SourceError(f"{self._file.path}: cannot be decoded: {error}") from error
 
-    def _decode(self, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    def _decode(self) -> Iterator[pa.RecordBatch]:
         """Record batches from the current position on."""
         first = bisect_right(self._ends, self._taken)
         skip = self._taken - self._first_row(first)
-        for batch in self._batches_of(self._groups[first:], batch_rows):
+        for batch in self._batches_of(self._groups[first:]):
             if skip < batch.num_rows:
                 yield batch.slice(skip)
             skip = max(skip - batch.num_rows, 0)
 
-    def _batches_of(self, groups: range, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    def _batches_of(self, groups: range) -> Iterator[pa.RecordBatch]:
         columns = list(self._columns) or self._parquet.schema_arrow.names[:1]
         if self._pages is None:
-            yield from self._parquet.iter_batches(batch_rows, row_groups=list(groups), columns=columns, use_threads=False)
+            yield from self._parquet.iter_batches(self._batch_rows, row_groups=list(groups), columns=columns, use_threads=False)
             return
         for group in groups:
-            yield from self._batches_of_group(self._pages, group, columns, batch_rows)
+            yield from self._batches_of_group(self._pages, group, columns)
 
-    def _batches_of_group(self, pages: PagedFile, group: int, columns: list[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
+    def _batches_of_group(self, pages: PagedFile, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Some of the columns may come from their pages, and the others from pyarrow."""
         plain = pages.columns(group, columns)
         others = [name for name in columns if name not in plain]
         rows = self._parquet.metadata.row_group(group).num_rows
-        decoded = self._parquet.iter_batches(batch_rows, row_groups=[group], columns=others, use_threads=False) if others else None
+        decoded = self._parquet.iter_batches(self._batch_rows, row_groups=[group], columns=others, use_threads=False) if others else None
         taken = 0
         try:
             while taken < rows:
                 batch = next(decoded) if decoded is not None else None
-                count = min(batch_rows, rows - taken) if batch is None else batch.num_rows
+                count = min(self._batch_rows, rows - taken) if batch is None else batch.num_rows
                 arrays = {name: column.take(count) for name, column in plain.items()} | (
                     dict(zip(others, batch.columns, strict=True)) if batch else {}
                 )

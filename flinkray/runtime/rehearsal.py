@@ -3,9 +3,11 @@ a real deployment comes. It touches nothing outside the process: generated rows,
 
 from __future__ import annotations
 
+import os
 import time
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from flinkray.api import agg
 from flinkray.api.environment import StreamEnvironment
@@ -13,6 +15,7 @@ from flinkray.checkpoint.keys import DataKey
 from flinkray.checkpoint.store import open_store, write_probe
 from flinkray.config import Checkpointing, JobConfig
 from flinkray.connectors.memory import BlackholeSink, MemorySource
+from flinkray.connectors.parquet import ParquetSource
 from flinkray.core.messages import Acknowledged, Command, Deploy, Start, StateRef, Trigger
 from flinkray.exchange.in_process import InProcessExchange, InProcessNetwork
 from flinkray.expressions import col
@@ -29,9 +32,12 @@ TURNS = 12
 LIMIT_S = 20.0
 
 
-def rehearse(sessions: bool = True) -> float:
-    """Returns the seconds that it took. `sessions`: with session windows, whose kernels a job without them does not have compiled."""
+def rehearse(sessions: bool = True, parquet: bool = False) -> float:
+    """Returns the seconds that it took. `sessions`: with session windows, whose kernels a job without them does not have compiled; `parquet`:
+    a file is read, too, which is not on a disk."""
     started = time.perf_counter()
+    if parquet:
+        _read_parquet()
     env = StreamEnvironment("rehearsal")
     env.config = JobConfig("rehearsal", checkpointing=Checkpointing(storage=STORAGE))  # whatever options the real job was given
     bundle = JobBundle(_graph(env, sessions), env.config, "rehearsal")
@@ -48,6 +54,25 @@ def rehearse(sessions: bool = True) -> float:
         manager.close()
         store.delete(store.list(""))
     return time.perf_counter() - started
+
+
+def _read_parquet() -> None:
+    numbers = pa.array(range(ROWS), pa.int64())
+    texts = pa.array([f"key {i % 7}" for i in range(ROWS)])
+    written = pa.BufferOutputStream()
+    table = pa.table({"plain": numbers, "few": pa.array([i % 7 for i in range(ROWS)]), "texts": texts})
+    pq.write_table(table, written, use_dictionary=["few", "texts"])
+    file = os.memfd_create("rehearsal")
+    try:
+        os.write(file, written.getvalue())
+        source = ParquetSource(f"/proc/self/fd/{file}")
+        for split in source.enumerator(None, None, 1).discover():
+            reader = source.open_split(split, None)
+            while reader.read(ROWS) is not None:
+                pass
+            reader.close()
+    finally:
+        os.close(file)
 
 
 def _graph(env: StreamEnvironment, sessions: bool) -> JobGraph:

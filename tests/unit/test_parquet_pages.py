@@ -234,3 +234,13 @@ def test_an_index_beyond_the_dictionary_is_an_error_though_memory_lies_there(tmp
     for room in (64, 3):
         parquet_kernels.begin_page(page, 4, 8, False, 0, run)
         assert parquet_kernels.take_from_dictionary(page, 4, run, dictionary[:room], 3, values, 0, 8) == parquet_kernels.BROKEN
+
+
+def test_a_reader_decodes_as_many_rows_at_once_as_are_asked_for(tmp_path: Path) -> None:
+    """The first batch of a source is small, and the rest of a row group should not be read in batches of that size."""
+    pq.write_table(pa.table({"value": np.arange(200_000)}), tmp_path / "a.parquet")
+    source = ParquetSource(tmp_path)
+    reader = source.open_split(source.enumerator(None, None, 1).discover()[0], None)
+    found = [reader.read(rows) for rows in (100, 100_000, 100_000, 50_000, 100_000)]
+    assert [len(batch) for batch in found if batch is not None] == [100, 16_284, 100_000, 50_000, 33_616]
+    assert pa.Table.from_batches(found).column("value").to_pylist() == list(range(200_000))

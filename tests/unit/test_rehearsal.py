@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,9 @@ def test_it_runs_checkpoints_and_restores_whatever_options_the_real_job_was_give
     assert [checkpoint for checkpoint, _ in restored] == [None, 1]
     assert all({"windows", "running", "sessions", "top"} <= uids for _, uids in restored)
     assert list(tmp_path.iterdir()) == [], "nothing outside the process is touched"
+
+
+def test_it_reads_a_file_that_is_nowhere_for_jobs_that_read_parquet() -> None:
+    files = len(os.listdir("/proc/self/fd"))
+    rehearsal._read_parquet()
+    assert len(os.listdir("/proc/self/fd")) == files

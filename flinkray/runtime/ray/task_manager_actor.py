@@ -38,7 +38,7 @@ class TaskManagerActor:
         from flinkray.runtime.ray.stage import RayCalls
         from flinkray.runtime.rehearsal import rehearse
         from flinkray.runtime.task_manager import JobBundle, TaskManager
-        from flinkray.state.warm import SESSIONS, warm_kernels
+        from flinkray.state.warm import PARQUET, SESSIONS, warm_kernels
 
         job: JobBundle = cloudpickle.loads(bundle)
         context = ray.get_runtime_context()
@@ -61,7 +61,7 @@ class TaskManagerActor:
         self._failure = ""
         groups = kernel_groups(job.graph)
         warm_kernels(groups)
-        rehearse(SESSIONS in groups)
+        rehearse(SESSIONS in groups, PARQUET in groups)
         threading.Thread(target=self._run, name="flinkray-mailbox", daemon=True).start()
         threading.Thread(target=self._watch_for_orphanage, name="flinkray-orphan", daemon=True).start()
 
