@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from flinkray.errors import PlanError
 from flinkray.expressions.binding import Bound, Kernel, Value, apply, bind_all, binds, over_dictionary
 from flinkray.expressions.casts import coerce
+from flinkray.expressions.text_search import FEW_ROWS, count_byte, is_byte, part_of_each
 from flinkray.expressions.tree import Call, Expression, call
 from flinkray.expressions.types import family, type_name
 
@@ -134,12 +135,23 @@ def _split_part(separator: str, index: int) -> Kernel:
     def kernel(value: Value) -> Value:
         if isinstance(value, pa.Scalar):
             return kernel(pa.array([value], pa.string()))[0]
+        if len(value) >= FEW_ROWS and index >= 0 and is_byte(separator):
+            return part_of_each(value, separator, index)
         parts = pc.split_pattern(value, pattern=separator)
         lengths = pc.fill_null(pc.list_value_length(parts), 0).to_numpy(zero_copy_only=False)
         ends = np.cumsum(lengths)
         absent = (lengths <= index) if index >= 0 else (lengths < -index)
         places = np.where(absent, 0, (ends - lengths if index >= 0 else ends) + index)
         return pc.list_flatten(parts).take(pa.array(places, mask=absent))
+
+    return kernel
+
+
+def _count(text: str) -> Kernel:
+    def kernel(value: Value) -> Value:
+        if isinstance(value, pa.Array) and len(value) >= FEW_ROWS and is_byte(text):
+            return count_byte(value, text)
+        return pc.count_substring(value, pattern=text).cast(_COUNT)
 
     return kernel
 
@@ -186,7 +198,7 @@ _FUNCTIONS: dict[str, tuple[pa.DataType, Callable[..., Kernel]]] = {
     "ends_with": (_TRUTH, lambda pattern: partial(pc.ends_with, pattern=pattern)),
     "like": (_TRUTH, lambda pattern: partial(pc.match_like, pattern=pattern)),
     "find": (_COUNT, lambda pattern: partial(pc.find_substring, pattern=pattern)),
-    "count": (_COUNT, lambda pattern: partial(pc.count_substring, pattern=pattern)),
+    "count": (_COUNT, _count),
     "replace": (
         _TEXT,
         lambda old, new, regex=False: partial(pc.replace_substring_regex if regex else pc.replace_substring, pattern=old, replacement=new),

@@ -18,7 +18,7 @@ from flinkray.state.cache import complete_marker
 KEYED, SESSIONS, CSV, PARQUET, JOINS, ROWS, PROCESS = "keyed", "sessions", "csv", "parquet", "joins", "rows", "process"
 
 _ALONE = {
-    KEYED: ("state.accumulate", "state.ranking_kernels"),
+    KEYED: ("state.accumulate", "state.ranking_kernels", "expressions.text_kernels"),
     SESSIONS: ("state.session_kernels",),
     CSV: ("connectors.csv_kernels",),
     PARQUET: ("connectors.parquet_kernels", "connectors.parquet_text_kernels"),

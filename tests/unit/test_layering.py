@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "flinkray"
 
 BASE = {"errors", "ids", "config", "columns"}
 ALLOWED = {
-    "expressions": BASE,
+    "expressions": BASE | {"state.bits", "state.jit"},
     "graph": BASE | {"expressions", "connectors.base"},
     "core": BASE | {"graph"},
     "state": BASE | {"graph"},
