@@ -201,17 +201,29 @@ class Resources:
 
     `local_copies_mb`: memory of each TaskManager for what it wrote to the newest checkpoints (compressed and sealed), so that a restart after the
     loss of another reads only the lost part from storage; 0 for none.
+
+    `state_memory_mb`: memory of each TaskManager for its state; what is above lies, unencrypted, in files without names in `spill_folder` (a folder on a local
+    disk of every node; that of temporary files where none is given), `state_disk_mb` of them at most. None: all state is in memory.
     """
 
     spare_task_managers: int = 1
     cpus_per_slot: float = 1
     local_copies_mb: int = 256
+    state_memory_mb: int | None = None
+    state_disk_mb: int | None = None
+    spill_folder: str = ""
 
     def __post_init__(self) -> None:
         if self.spare_task_managers < 0:
             raise ConfigError("Resources.spare_task_managers is negative")
         if self.local_copies_mb < 0:
             raise ConfigError("Resources.local_copies_mb is negative")
+        for name in ("state_memory_mb", "state_disk_mb"):
+            given = getattr(self, name)
+            if given is not None and given < 1:
+                raise ConfigError(f"Resources.{name}: {given} is under 1")
+        if self.state_memory_mb is None and (self.state_disk_mb is not None or self.spill_folder):
+            raise ConfigError("Resources.state_disk_mb and spill_folder are for state above state_memory_mb; give that, too")
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,30 @@ from __future__ import annotations
 
 import numpy as np
 
+from flinkray.state.memory import StateMemory, current, extent_of
+
 
 def grown(array: np.ndarray, size: int, step: int) -> np.ndarray:
     """The array with at least `size` rows (new ones zero), in steps of `step` rows or a sixteenth, whichever is more.
 
     `ndarray.resize` is a realloc, which for large arrays moves pages (mremap) and not bytes. It pulls the memory from under every view,
-    so nobody keeps views of an array that grows; the array must own its memory.
+    so nobody keeps views of an array that grows; the array must own its memory, or be one of `memory`, whose file gets longer.
     """
     if size <= len(array):
         return array
     step = max(step, len(array) // 16)
-    array.resize((-(-size // step) * step, *array.shape[1:]), refcheck=False)
+    rows = -(-size // step) * step
+    memory = memory_of(array)
+    if memory is not None:
+        return memory.resized(array, rows)
+    array.resize((rows, *array.shape[1:]), refcheck=False)
     return array
+
+
+def memory_of(array: np.ndarray) -> StateMemory | None:
+    """The budget that an array counts against, or would if it were larger."""
+    extent = extent_of(array)
+    return current() if extent is None else extent.memory
 
 
 class CopyBuffers:
@@ -28,6 +40,9 @@ class CopyBuffers:
         self._free: list[np.ndarray] = []
 
     def copy(self, source: np.ndarray) -> BufferedCopy:
+        extent = extent_of(source)
+        if extent is not None:
+            return BufferedCopy(extent.memory.copy(source), len(source), None)
         if source.nbytes < RECYCLED_BYTES:
             return BufferedCopy(source.copy(), len(source), None)
         buffer = self._free.pop() if self._free else np.empty((0, *source.shape[1:]), source.dtype)

@@ -1,0 +1,335 @@
+"""Arrays of state within a budget of memory: where there is one, every larger array is a mapped file without a name, and pages that were not used for long
+are written to it and given back.
+
+Mapped from the first row on, not only above the budget: which array is cold is known later, and ordinary memory cannot be given back without swap. While all
+of state fits, nothing is given back and nothing is looked up. The files have no names (O_TMPFILE), so that none is left behind by a kill. Their blocks are
+reserved before they are mapped (a full disk is an error here, and not a SIGBUS at some write later).
+
+Who uses rows by position says so (`touch`): what is missing is then read at once, with many requests under way, and what was used least recently makes room for
+it. What is read without a word is paid for by page faults, and gives way in the order in which it was first seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import tempfile
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flinkray.errors import ConfigError, ResourceError
+from flinkray.state.paging import NEVER, PAGE, Int64Array, Mask, coldest, pages_between, pages_of, runs, to_give_up
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
+_libc.mmap.restype = ctypes.c_void_p
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+_libc.statfs.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
+
+_READ_WRITE, _SHARED, _FAILED = 3, 1, ctypes.c_void_p(-1).value
+_RANDOM, _WILL_NEED, _DONT_NEED = 1, 3, 4
+_WRITE, _WRITE_AND_WAIT = 2, 7
+_IN_MEMORY = {0x01021994: "tmpfs", 0x858458F6: "ramfs"}
+
+_sync_file_range = getattr(_libc, "sync_file_range", None)
+if _sync_file_range is not None:
+    _sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+
+
+class _Mapping:
+    """Memory of a file, mapped as long as an array over it lives. One file may have several: an array that has grown, and views of what it was."""
+
+    def __init__(self, extent: _Extent, size: int) -> None:
+        address = _libc.mmap(None, size, _READ_WRITE, _SHARED, extent.fd, 0)
+        if address == _FAILED:
+            raise _no_room(extent.memory.folder, os.strerror(ctypes.get_errno()))
+        self.extent, self.address, self.size, self._unmap = extent, address, size, _libc.munmap
+        _libc.madvise(address, size, _RANDOM)  # no reading around: rows lie anywhere
+        self.__array_interface__ = {"version": 3, "shape": (size,), "typestr": "|u1", "data": (address, False)}
+
+    def __del__(self) -> None:
+        if hasattr(self, "_unmap"):
+            self._unmap(self.address, self.size)
+
+
+class _Extent:
+    """The file of one array, and what is known of its pages."""
+
+    def __init__(self, memory: StateMemory) -> None:
+        self.memory, self.fd, self.size = memory, _nameless(memory.folder), 0
+        self.stamps = np.zeros(0, np.uint32)
+        """By page: when it was last used, in touches of all state."""
+        self.generations = np.zeros(0, np.int64)
+        """By page: the newest generation that a row in it was stamped with by those who say so."""
+        self._mapping: weakref.ref[_Mapping] | None = None
+
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):
+            os.close(self.fd)
+
+    @property
+    def mapping(self) -> _Mapping | None:
+        """The newest; held by the caller, it stays."""
+        return None if self._mapping is None else self._mapping()
+
+    def extend(self, size: int) -> np.ndarray:
+        """All of the file, with `size` bytes at least, new ones zero."""
+        size = -(-size // PAGE) * PAGE
+        if size > self.size:
+            try:
+                os.posix_fallocate(self.fd, self.size, size - self.size)
+            except OSError as error:
+                raise _no_room(self.memory.folder, error.strerror or str(error)) from error
+            more = size // PAGE - len(self.stamps)
+            self.stamps = np.concatenate([self.stamps, np.zeros(more, np.uint32)])
+            self.generations = np.concatenate([self.generations, np.zeros(more, np.int64)])
+            self.size = size
+        mapping = _Mapping(self, self.size)
+        self._mapping = weakref.ref(mapping)
+        return np.asarray(mapping)
+
+    def resident(self) -> Mask:
+        """Which pages are in memory, whether or not they are in a page table of this process."""
+        mapping = self.mapping
+        found = np.zeros(self.size // PAGE, np.uint8)
+        if mapping is not None and len(found):
+            _libc.mincore(mapping.address, mapping.size, found.ctypes.data)
+        return (found & 1).view(np.bool_)
+
+    def ask_for(self, pages: Int64Array) -> None:
+        """Begins to read them."""
+        mapping = self.mapping
+        assert mapping is not None
+        for first, count in runs(pages):
+            _libc.madvise(mapping.address + first * PAGE, count * PAGE, _WILL_NEED)
+
+    def give_up(self, pages: Int64Array) -> None:
+        """Writes them, and lets the memory go. Of a page that is used meanwhile nothing is lost; it stays."""
+        mapping = self.mapping
+        if mapping is None:
+            return
+        pieces = [(first * PAGE, count * PAGE) for first, count in runs(pages)]
+        for at, size in pieces:
+            _libc.madvise(mapping.address + at, size, _DONT_NEED)
+        if _sync_file_range is None:
+            os.fdatasync(self.fd)
+        else:
+            for at, size in pieces:
+                _sync_file_range(self.fd, at, size, _WRITE)
+            _sync_file_range(self.fd, pieces[0][0], pieces[-1][0] + pieces[-1][1] - pieces[0][0], 1)  # waits for what is under way
+        for at, size in pieces:
+            os.posix_fadvise(self.fd, at, size, os.POSIX_FADV_DONTNEED)
+
+
+class StateMemory:
+    """The arrays of one TaskManager. Used by its mailbox thread and its upload thread."""
+
+    def __init__(self, budget_bytes: int, folder: str = "", disk_bytes: int | None = None) -> None:
+        """`folder`: on a local disk, that of temporary files where none is given; `disk_bytes`: of it at most. Raises ConfigError where the folder cannot be
+        written, or is memory itself."""
+        self.budget_bytes, self.disk_bytes = budget_bytes, disk_bytes
+        self.folder = folder or tempfile.gettempdir()
+        self.smallest_bytes = min(1 << 20, max(PAGE, budget_bytes // 256))
+        """Arrays below are ordinary memory."""
+        self.given_up_bytes = 0
+        """Written and let go, in all."""
+        self._limit = max(16, budget_bytes // PAGE)
+        self._clock = NEVER + 1
+        self._extents: weakref.WeakSet[_Extent] = weakref.WeakSet()
+        self._lock = threading.RLock()
+        self._check_folder()
+
+    # -- arrays ---------------------------------------------------------------------------------------------------
+
+    def zeros(self, shape: Sequence[int], dtype: npt.DTypeLike) -> np.ndarray:
+        """Of the budget where it is large."""
+        kind, count = np.dtype(dtype), int(np.prod(shape))
+        if count * kind.itemsize < self.smallest_bytes:
+            return np.zeros(shape, kind)
+        return self._shaped(self._new_extent(), shape, kind)
+
+    def resized(self, array: np.ndarray, rows: int) -> np.ndarray:
+        """The array with so many rows, new ones zero: in the same file where it has one, without a copy. Views of what it was stay good."""
+        shape = (rows, *array.shape[1:])
+        extent = extent_of(array)
+        if extent is None:
+            if rows * array.strides[0] < self.smallest_bytes:
+                array.resize(shape, refcheck=False)
+                return array
+            longer = self.zeros(shape, array.dtype)
+            longer[: len(array)] = array
+            return longer
+        return self._shaped(extent, shape, array.dtype)
+
+    def copy(self, array: np.ndarray, rows: npt.NDArray[np.integer] | None = None) -> np.ndarray:
+        """A copy of these rows (None: all), made piece by piece: reading what is cold drives out nothing that is in use."""
+        count, width = len(array) if rows is None else len(rows), array.strides[0]
+        if count * width < self.smallest_bytes:
+            self.touch(array, np.arange(count) if rows is None else rows)
+            return array.copy() if rows is None else array[rows]
+        target = self.zeros((count, *array.shape[1:]), array.dtype)
+        step = max(1, self._limit // 16 * PAGE // width) if rows is None else self.rows_at_once
+        for start in range(0, count, step):
+            stop = min(start + step, count)
+            if rows is None:
+                self.pass_over(array, start, stop)
+            else:
+                self.touch(array, rows[start:stop])
+            target[start:stop] = array[start:stop] if rows is None else array[rows[start:stop]]
+            self.pass_over(target, start, stop)
+        return target
+
+    def _new_extent(self) -> _Extent:
+        try:
+            extent = _Extent(self)
+        except OSError as error:
+            raise _no_room(self.folder, error.strerror or str(error)) from error
+        self._extents.add(extent)
+        return extent
+
+    def _shaped(self, extent: _Extent, shape: Sequence[int], kind: np.dtype) -> np.ndarray:
+        size = int(np.prod(shape)) * kind.itemsize
+        with self._lock:
+            self._check_disk(size - extent.size)
+            return extent.extend(size)[:size].view(kind).reshape(shape)
+
+    def _check_disk(self, more: int) -> None:
+        if self.disk_bytes is not None and more > 0 and self.disk_used_bytes + more > self.disk_bytes:
+            raise ResourceError(
+                f"state needs {self.disk_used_bytes + more >> 20:,} MiB of local disk, and {self.disk_bytes >> 20:,} MiB are allowed; raise "
+                "Resources(state_disk_mb=...), or the parallelism"
+            )
+
+    def _check_folder(self) -> None:
+        if not os.path.isdir(self.folder) or not os.access(self.folder, os.W_OK):
+            raise ConfigError(f"Resources.spill_folder: {self.folder!r} is no folder on this node that can be written to")
+        about = (ctypes.c_long * 32)()
+        if _libc.statfs(os.fsencode(self.folder), about) == 0 and (name := _IN_MEMORY.get(int(about[0]))):
+            raise ConfigError(f"Resources.spill_folder: {self.folder!r} is a {name}, which is memory; give a folder on a local disk")
+
+    # -- pages ----------------------------------------------------------------------------------------------------
+
+    @property
+    def tight(self) -> bool:
+        """State is larger than the budget."""
+        return self.disk_used_bytes > self._limit * PAGE
+
+    @property
+    def rows_at_once(self) -> int:
+        """So many rows that lie anywhere in some arrays may be in use at the same time."""
+        return max(64, self._limit // 16)
+
+    def touch(self, array: np.ndarray, rows: npt.NDArray[np.integer], generation: int = 0) -> None:
+        """These rows of an array are used now; `generation`: what they are stamped with. Of an array that is ordinary memory: nothing."""
+        extent = extent_of(array)
+        if extent is not None:
+            pages = pages_of(rows, array.strides[0], len(extent.stamps))
+            if generation:
+                extent.generations[pages] = generation
+            self._bring(extent, pages)
+
+    def pass_over(self, array: np.ndarray, start: int, stop: int) -> None:
+        """Rows from `start` to `stop` are read or written once and not soon again: they are the first to give way."""
+        extent = extent_of(array)
+        if extent is not None:
+            pages = pages_between(start * array.strides[0], min(stop * array.strides[0], extent.size))
+            extent.stamps[pages] = np.maximum(extent.stamps[pages], NEVER + 1)
+            self._bring(extent, pages, used=False)
+
+    def keep(self) -> None:
+        """Goes back to the budget."""
+        with self._lock:
+            if self.tight:
+                self._make_room(0, None, None)
+
+    @property
+    def disk_used_bytes(self) -> int:
+        return sum(extent.size for extent in list(self._extents))
+
+    def resident_bytes(self) -> int:
+        """Of the arrays in files: in memory now."""
+        return PAGE * sum(int(np.count_nonzero(extent.resident())) for extent in list(self._extents))
+
+    @property
+    def spilled_bytes(self) -> int:
+        """Of the arrays in files: not in memory now."""
+        return self.disk_used_bytes - self.resident_bytes() if self.tight else 0
+
+    def _bring(self, extent: _Extent, pages: Int64Array, used: bool = True) -> None:
+        with self._lock:
+            if used:
+                self._clock += 1
+                extent.stamps[pages] = self._clock
+            if not self.tight:
+                return
+            missing = pages[~extent.resident()[pages]]
+            self._make_room(len(missing), extent, pages)
+            extent.ask_for(missing)
+
+    def _make_room(self, wanted: int, spared: _Extent | None, pages: Int64Array | None) -> None:
+        extents = list(self._extents)
+        resident = [extent.resident() for extent in extents]
+        count = to_give_up(sum(int(np.count_nonzero(mask)) for mask in resident), wanted, self._limit)
+        if not count:
+            return
+        for extent, mask in zip(extents, resident, strict=True):
+            extent.stamps[: len(mask)][mask & (extent.stamps[: len(mask)] == NEVER)] = self._clock
+            if extent is spared:
+                mask[pages] = False
+        for extent, gone in zip(extents, coldest([extent.stamps for extent in extents], resident, count), strict=True):
+            if len(gone):
+                extent.give_up(gone)
+                self.given_up_bytes += len(gone) * PAGE
+
+
+def _nameless(folder: str) -> int:
+    with contextlib.suppress(OSError):
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fd, name = tempfile.mkstemp(prefix="flinkray-state-", dir=folder)  # the file system knows none without a name
+    os.unlink(name)
+    return fd
+
+
+def _no_room(folder: str, reason: str) -> ResourceError:
+    return ResourceError(
+        f"state larger than its memory cannot be kept in {folder}: {reason}; free disk there, give another folder with Resources(spill_folder=...), more memory with "
+        "Resources(state_memory_mb=...), or raise the parallelism"
+    )
+
+
+def extent_of(array: np.ndarray) -> _Extent | None:
+    """The file of an array, or of the array that it is a view of; None: ordinary memory."""
+    base: Any = array.base
+    while type(base) is np.ndarray:
+        base = base.base
+    return base.extent if type(base) is _Mapping else None
+
+
+class _Active(threading.local):
+    memory: StateMemory | None = None
+
+
+_active = _Active()
+
+
+def use(memory: StateMemory | None) -> None:
+    """Where arrays of state lie that this thread makes from now on; None: in ordinary memory."""
+    _active.memory = memory
+
+
+def current() -> StateMemory | None:
+    return _active.memory
+
+
+def zeros(shape: Sequence[int], dtype: npt.DTypeLike) -> np.ndarray:
+    """An array for state."""
+    memory = _active.memory
+    return np.zeros(shape, dtype) if memory is None else memory.zeros(shape, dtype)

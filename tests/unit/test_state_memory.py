@@ -1,0 +1,246 @@
+"""Arrays within a budget of memory: which pages give way, that nothing is lost, and that nothing stays on disk."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flinkray.config import Resources
+from flinkray.errors import ConfigError, ResourceError
+from flinkray.state import memory as state_memory
+from flinkray.state.growth import grown
+from flinkray.state.memory import StateMemory, extent_of, zeros
+from flinkray.state.paging import PAGE, coldest, pages_between, pages_of, runs, to_give_up
+
+MB = 1 << 20
+
+
+@pytest.fixture
+def budget(tmp_path: Path) -> Iterator[StateMemory]:
+    """64 pages."""
+    memory = StateMemory(64 * PAGE, str(tmp_path))
+    state_memory.use(memory)
+    yield memory
+    state_memory.use(None)
+
+
+# --- which pages
+
+
+@given(st.lists(st.integers(0, 300), max_size=60), st.sampled_from([8, 24, 216, 4096]))
+def test_the_pages_of_rows_hold_their_first_and_last_bytes(rows: list[int], row_bytes: int) -> None:
+    given_rows = np.array(rows, np.int32)
+    expected = {at // PAGE for row in rows for at in (row * row_bytes, row * row_bytes + row_bytes - 1)}
+    assert pages_of(given_rows, row_bytes, 301 * row_bytes // PAGE + 1).tolist() == sorted(expected)
+
+
+@given(st.sets(st.integers(0, 40)))
+def test_runs_are_the_neighbours_among_pages(pages: set[int]) -> None:
+    found = runs(np.array(sorted(pages), np.int64))
+    assert [page for first, count in found for page in range(first, first + count)] == sorted(pages)
+    assert all(first + count < after for (first, count), (after, _) in pairwise(found))
+
+
+def test_a_range_of_bytes_takes_every_page_it_touches() -> None:
+    assert pages_between(0, 1).tolist() == [0]
+    assert pages_between(PAGE - 1, PAGE + 1).tolist() == [0, 1]
+    assert pages_between(PAGE, PAGE).tolist() == []
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=20), min_size=1, max_size=4), st.integers(0, 90))
+def test_the_least_recently_used_give_way_whatever_file_they_are_of(files: list[list[tuple[int, bool]]], count: int) -> None:
+    stamps = [np.array([stamp for stamp, _ in pages], np.uint32) for pages in files]
+    candidates = [np.array([resident for _, resident in pages], np.bool_) for pages in files]
+    gone = coldest(stamps, candidates, count)
+    assert sum(map(len, gone)) == min(count, sum(int(mask.sum()) for mask in candidates))
+    left = [stamp[np.setdiff1d(np.flatnonzero(mask), pages)] for stamp, mask, pages in zip(stamps, candidates, gone, strict=True)]
+    oldest_left = min((int(ages.min()) for ages in left if len(ages)), default=10)
+    assert all(
+        mask[pages].all() and (stamp[pages] <= oldest_left).all() for stamp, mask, pages in zip(stamps, candidates, gone, strict=True)
+    )
+
+
+def test_nothing_gives_way_while_everything_fits() -> None:
+    assert to_give_up(resident=90, wanted=10, limit=100) == 0
+    assert to_give_up(resident=90, wanted=11, limit=100) == 4  # 1 too many, and 3 for the next steps
+    assert to_give_up(resident=5, wanted=200, limit=100) == 5
+
+
+# --- arrays
+
+
+def test_small_arrays_are_ordinary_memory_and_large_ones_files_without_names(budget: StateMemory, tmp_path: Path) -> None:
+    assert extent_of(zeros(10, np.int64)) is None
+    large = zeros((1000, 3), np.int64)
+    assert extent_of(large) is not None
+    assert extent_of(large[5:].T) is extent_of(large)
+    assert large.shape == (1000, 3)
+    assert not large.any()
+    assert os.listdir(tmp_path) == []
+
+
+def test_without_a_budget_arrays_are_what_they_were() -> None:
+    array = zeros((MB, 2), np.int64)
+    assert array.flags.owndata
+    assert extent_of(grown(array, 2 * MB, 1)) is None
+
+
+def test_an_array_grows_into_a_file_and_in_it_without_being_copied(budget: StateMemory) -> None:
+    array = zeros(100, np.int64)
+    array[:] = np.arange(100)
+    array = grown(array, 10_000, 10_000)
+    extent = extent_of(array)
+    assert extent is not None
+    array[:] = np.arange(10_000)
+    before = array
+    array = grown(array, 100_000, 100_000)
+    assert extent_of(array) is extent
+    assert array[:10_000].tolist() == list(range(10_000))
+    assert not array[10_000:].any()
+    array[7] = -7
+    assert before[7] == -7, "one file, whatever its length is"
+
+
+def test_the_budget_is_kept_and_nothing_is_lost(budget: StateMemory) -> None:
+    array = zeros((64 * PAGE // 4, 2), np.int64)  # four times the budget
+    numbers = np.arange(len(array))
+    for seed in range(100):
+        rows = np.random.default_rng(seed).integers(0, len(array), budget.rows_at_once)
+        budget.touch(array, rows)
+        array[rows, 0] = rows
+        assert budget.resident_bytes() <= budget.budget_bytes
+    for start in range(0, len(array), 4096):
+        rows = numbers[start : start + 4096]
+        budget.touch(array, rows)
+        array[rows, 1] = rows
+        assert budget.resident_bytes() <= budget.budget_bytes
+    assert budget.given_up_bytes > budget.budget_bytes
+    assert budget.spilled_bytes >= array.nbytes - budget.budget_bytes
+    assert (array[:, 1] == numbers).all()
+    assert ((array[:, 0] == 0) | (array[:, 0] == numbers)).all()
+    budget.keep()
+    assert budget.resident_bytes() <= budget.budget_bytes
+
+
+def test_what_is_used_again_and_again_stays_in_memory(budget: StateMemory) -> None:
+    hot, cold = zeros(8 * PAGE // 8, np.int64), zeros(640 * PAGE // 8, np.int64)
+    for page in range(0, 640, 8):
+        budget.touch(hot, np.arange(len(hot)))
+        hot += 1
+        rows = np.arange(page * PAGE // 8, (page + 8) * PAGE // 8)
+        budget.touch(cold, rows)
+        cold[rows] = 1
+        extent = extent_of(hot)
+        assert extent is not None
+        assert extent.resident().all()
+    assert (hot == 80).all()
+
+
+def test_a_copy_drives_out_nothing_that_is_in_use(budget: StateMemory) -> None:
+    hot, large = zeros(8 * PAGE // 8, np.int64), zeros((128 * PAGE // 16, 2), np.int64)
+    for start in range(0, len(large), 512):
+        budget.pass_over(large, start, start + 512)
+        large[start : start + 512] = np.arange(start, start + 512)[:, None]
+    budget.touch(hot, np.arange(len(hot)))
+    hot[:] = 3
+    copy = budget.copy(large)
+    assert budget.resident_bytes() <= budget.budget_bytes
+    extent = extent_of(hot)
+    assert extent is not None
+    assert extent.resident().all()
+    assert np.array_equal(copy, large)
+    some = np.arange(len(large) - 1, -1, -3)
+    assert np.array_equal(budget.copy(large, some), large[some])
+
+
+def test_disk_is_free_again_when_an_array_is_gone(budget: StateMemory) -> None:
+    array = zeros(100_000, np.int64)
+    view = array[50:]
+    del array
+    gc.collect()
+    assert budget.disk_used_bytes >= view.nbytes
+    del view
+    gc.collect()
+    assert budget.disk_used_bytes == 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 6000)), min_size=1, max_size=12), st.integers(0, 1000))
+def test_arrays_of_any_sizes_hold_what_was_written(steps: list[tuple[int, int]], seed: int) -> None:
+    memory = StateMemory(16 * PAGE)
+    state_memory.use(memory)
+    try:
+        random, arrays = np.random.default_rng(seed), [zeros(1, np.int64) for _ in range(4)]
+        expected = [array.copy() for array in arrays]
+        for which, more in steps:
+            size = len(expected[which]) + more
+            arrays[which] = memory.copy(grown(arrays[which], size, 1)) if more % 3 == 0 else grown(arrays[which].copy(), size, 1)
+            expected[which] = np.concatenate([expected[which], np.zeros(len(arrays[which]) - len(expected[which]), np.int64)])
+            rows = random.integers(0, size, memory.rows_at_once)
+            memory.touch(arrays[which], rows)
+            arrays[which][rows] = expected[which][rows] = random.integers(0, 1 << 60, len(rows))
+            memory.keep()
+            assert memory.resident_bytes() <= memory.budget_bytes
+        for array, wanted in zip(arrays, expected, strict=True):
+            assert np.array_equal(array, wanted)
+    finally:
+        state_memory.use(None)
+
+
+# --- what goes wrong
+
+
+def test_more_disk_than_allowed_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    memory = StateMemory(MB, str(tmp_path), disk_bytes=2 * MB)
+    array = memory.zeros(MB // 8, np.int64)
+    with pytest.raises(ResourceError, match="3 MiB of local disk, and 2 MiB are allowed; raise Resources"):
+        memory.resized(array, 3 * MB // 8)
+    assert len(memory.resized(array, 2 * MB // 8)) == 2 * MB // 8
+
+
+def test_a_full_disk_is_an_error_and_not_a_signal(tmp_path: Path) -> None:
+    memory = StateMemory(MB, str(tmp_path))
+    with pytest.raises(ResourceError, match="spill_folder"):
+        memory.zeros(shutil.disk_usage(tmp_path).total // 8, np.int64)
+
+
+def test_a_folder_in_memory_or_nowhere_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no folder on this node"):
+        StateMemory(MB, str(tmp_path / "nowhere"))
+    if os.path.isdir("/dev/shm"):
+        with pytest.raises(ConfigError, match="is a tmpfs, which is memory"):
+            StateMemory(MB, "/dev/shm")
+
+
+def test_a_budget_of_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="state_memory_mb: 0 is under 1"):
+        Resources(state_memory_mb=0)
+    with pytest.raises(ConfigError, match="give that, too"):
+        Resources(spill_folder="/x")
+
+
+def test_nothing_stays_on_disk_after_a_kill(tmp_path: Path) -> None:
+    script = f"""
+        import os, signal
+        import numpy as np
+        from flinkray.state.memory import StateMemory
+        array = StateMemory(1 << 20, {str(tmp_path)!r}).zeros(64 << 17, np.int64)
+        array[::512] = 1
+        print(os.statvfs({str(tmp_path)!r}).f_bfree, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == -9, ended.stderr
+    assert os.listdir(tmp_path) == []
