@@ -48,8 +48,11 @@ class _Request:
 class ChunkReader:
     """Used by one thread, for one deployment."""
 
-    def __init__(self, store: ObjectStore | None, data_keys: Mapping[str, DataKey], copies: LocalCopies, start: Start) -> None:
-        """`store` None: of a job without storage, which has no chunks."""
+    def __init__(
+        self, store: ObjectStore | None, data_keys: Mapping[str, DataKey], copies: LocalCopies, start: Start, ahead_bytes: int | None = None
+    ) -> None:
+        """`store` None: of a job without storage, which has no chunks. `ahead_bytes`: sealed bytes that are read ahead at most, `AHEAD_BYTES` if not given."""
+        self._ahead_bytes = ahead_bytes
         self._store, self._data_keys, self._copies, self._start = store, data_keys, copies, start
         self._ahead: dict[ChunkRef, tuple[Callable[[], bytes], int]] = {}
         """What was asked for already: the answer, and where in it the chunk begins."""
@@ -60,7 +63,7 @@ class ChunkReader:
     def expect(self, refs: Iterable[ChunkRef]) -> None:
         """Ask for what will be read and is not in memory."""
         lacking = {ref for ref in refs if self._copies.get(ref) is None}
-        left_bytes = AHEAD_BYTES
+        left_bytes = AHEAD_BYTES if self._ahead_bytes is None else self._ahead_bytes
         for request in requests(lacking):
             left_bytes -= request.stop - request.start
             if left_bytes < 0:
@@ -97,7 +100,7 @@ class ChunkReader:
         except (StorageError, OSError):
             return None
 
-    def _opened(self, ref: ChunkRef, sealed: bytes) -> pa.Table | None:
+    def _opened(self, ref: ChunkRef, sealed: bytes | memoryview) -> pa.Table | None:
         """None for bytes that are not those of the reference: read again, they may be."""
         try:
             return open_chunk(ref, sealed, self._data_keys)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -21,12 +21,21 @@ from flinkray.ids import KeyGroupRange
 class ObjectBuilder:
     """One object in the making. Not thread-safe: an upload thread fills it, puts `data()` as `object_name`, and acknowledges the refs."""
 
-    def __init__(self, object_name: str, origin: str, data_key: DataKey, compress: Compression = "lz4") -> None:
+    def __init__(
+        self,
+        object_name: str,
+        origin: str,
+        data_key: DataKey,
+        compress: Compression = "lz4",
+        keep: Callable[[bytes], bytes | memoryview] | None = None,
+    ) -> None:
+        """`keep`: where sealed bytes are kept that wait to be stored; as they are if not given."""
+        self._keep = keep
         self.object_name = object_name
         self._compress = compress
         self._origin = origin
         self._data_key = data_key
-        self.chunks: list[tuple[ChunkRef, bytes]] = []
+        self.chunks: list[tuple[ChunkRef, bytes | memoryview]] = []
         """What is in it, in order: references and sealed bytes."""
         self.size_bytes = 0
 
@@ -77,11 +86,11 @@ class ObjectBuilder:
             key_groups.start,
             key_groups.stop,
         )
-        self.chunks.append((ref, sealed))
+        self.chunks.append((ref, sealed if self._keep is None else self._keep(sealed)))
         self.size_bytes += len(sealed)
         return ref
 
-    def parts(self) -> list[bytes]:
+    def parts(self) -> list[bytes | memoryview]:
         """What is put as the object, without another copy of it."""
         return [sealed for _, sealed in self.chunks]
 
@@ -162,7 +171,7 @@ def _consume(parts: Iterator[bytes | memoryview]) -> None:
         pass
 
 
-def open_chunk(ref: ChunkRef, sealed: bytes, data_keys: Mapping[str, DataKey]) -> pa.Table:
+def open_chunk(ref: ChunkRef, sealed: bytes | memoryview, data_keys: Mapping[str, DataKey]) -> pa.Table:
     """The table in these bytes, wherever they come from, proved to be the ones that `ref` refers to. Raises as `read_chunk` does."""
     secret = _secret(ref, data_keys)
     if len(sealed) != ref.sealed_bytes:

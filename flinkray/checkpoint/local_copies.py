@@ -18,7 +18,7 @@ class LocalCopies:
     def __init__(self, budget_bytes: int) -> None:
         """What does not fit into the budget is not kept; 0 keeps nothing."""
         self._budget_bytes = budget_bytes
-        self._copies: dict[ChunkRef, bytes] = {}
+        self._copies: dict[ChunkRef, bytes | memoryview] = {}
         self._size_bytes = 0
         self._lock = threading.Lock()
 
@@ -26,14 +26,14 @@ class LocalCopies:
     def size_bytes(self) -> int:
         return self._size_bytes
 
-    def keep(self, chunks: Iterable[tuple[ChunkRef, bytes]]) -> None:
+    def keep(self, chunks: Iterable[tuple[ChunkRef, bytes | memoryview]]) -> None:
         with self._lock:
             for ref, sealed in chunks:
                 if ref not in self._copies and self._size_bytes + len(sealed) <= self._budget_bytes:
                     self._copies[ref] = sealed
                     self._size_bytes += len(sealed)
 
-    def get(self, ref: ChunkRef) -> bytes | None:
+    def get(self, ref: ChunkRef) -> bytes | memoryview | None:
         with self._lock:
             return self._copies.get(ref)
 

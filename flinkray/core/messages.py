@@ -251,6 +251,8 @@ class Stats:
     backlog_bytes: int = 0
     state_rows: int = 0
     state_bytes: int = 0
+    spilled_bytes: int = 0
+    """Of the state: on local disk, and not in memory."""
     work: tuple[Work, ...] = ()
 
 

@@ -4,7 +4,7 @@ except `StateCapture.encode`, which runs on an upload thread after `snapshot` ha
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -88,6 +88,12 @@ class StateCapture(ABC):
         keyed: first column `_kg` uint16 (key group), rows sorted by it, then whatever the operator wants (typed columns).
         list: any table; on restore every subtask gets the tables of all subtasks and picks its share.
         """
+
+    def encode_parts(self) -> Iterator[pa.Table]:
+        """The same in one or several chunks, of which each is a delta on those before, so that a large one is never in memory as a whole."""
+        table = self.encode()
+        if table is not None:
+            yield table
 
 
 @dataclass(frozen=True)

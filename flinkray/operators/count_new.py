@@ -6,7 +6,7 @@ grouped; what goes out are sums to be added up by key, so that one key with many
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,8 @@ from flinkray.columns import EVENT_TIME
 from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState, StateCapture
 from flinkray.operators.restore import TableCapture
 from flinkray.state.arrow_buffers import words_of
-from flinkray.state.table import KeyedTable, Snapshots, encode_rows, is_as_now, read_rows
+from flinkray.state.memory import touch
+from flinkray.state.table import KeyedTable, Snapshots, encode_parts, encode_rows, is_as_now, read_rows
 
 STATE, SEEN = "values", "_seen"
 
@@ -51,6 +52,7 @@ class CountNewOperator(Operator):
         bits = np.zeros(len(unique), np.int64)
         np.bitwise_or.at(bits, number, self._bits(batch))
         rows = self._table.rows
+        touch(rows, unique, self._snapshots.generation)
         new = bits & ~rows[unique, 1]
         chosen = np.flatnonzero((new != 0) | (rows[unique, 0] == 0))
         rows[unique[chosen], 1] |= new[chosen]
@@ -85,7 +87,11 @@ class CountNewOperator(Operator):
         def encode() -> pa.Table | None:
             return encode_rows([(copy, ())], fields, [SEEN], groups) if full or len(copy) else None
 
-        return [TableCapture(STATE, "keyed", full, encode)]
+        def parts() -> Iterator[pa.Table]:
+            if full or len(copy):
+                yield from encode_parts([(copy, ())], fields, [SEEN], groups)
+
+        return [TableCapture(STATE, "keyed", full, encode, parts)]
 
     def _restore(self, state: RestoredState, checkpoint_id: int | None) -> None:
         names, kinds = [field.name for field in self._fields], [field.type for field in self._fields]

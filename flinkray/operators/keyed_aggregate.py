@@ -6,7 +6,7 @@ A number of seconds: each touched key at most that often.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from flinkray.operators.restore import TableCapture
 from flinkray.state.accumulate import LINE
 from flinkray.state.arrow_buffers import contiguous, words_of
 from flinkray.state.layout import AggregateLayout, Program
-from flinkray.state.table import KeyedTable, Snapshots, TableCopy, encode_rows, is_as_now, read_rows
+from flinkray.state.table import KeyedTable, Snapshots, TableCopy, encode_parts, encode_rows, is_as_now, read_rows
 
 ROWS_STATE, PENDING_STATE, ENDED_STATE = "rows", "pending", "ended"
 
@@ -166,7 +166,11 @@ class KeyedAggregateOperator(Operator):
                 return None
             return encode_rows([(copy, ())], self._key_fields, words, self.context.max_parallelism)
 
-        return TableCapture(name, "keyed", full, encode)
+        def parts() -> Iterator[pa.Table]:
+            if full or len(copy):
+                yield from encode_parts([(copy, ())], self._key_fields, words, self.context.max_parallelism)
+
+        return TableCapture(name, "keyed", full, encode, parts)
 
     def _restore_rows(self, state: RestoredState, checkpoint_id: int | None) -> None:
         kinds = [field.type for field in self._key_fields]

@@ -6,7 +6,7 @@ subtask gets, of every origin's chain, the rows of its own key groups (keyed sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,15 +36,19 @@ class StateChain:
 
 @dataclass(frozen=True)
 class TableCapture(StateCapture):
-    """A capture whose chunk is made by a function, called once on the upload thread."""
+    """A capture whose chunk is made by a function, called once on the upload thread. `make_parts`: how it is made in parts, where it can be."""
 
     name: str
     kind: StateKind
     full: bool
     make: Callable[[], pa.Table | None]
+    make_parts: Callable[[], Iterator[pa.Table]] | None = None
 
     def encode(self) -> pa.Table | None:
         return self.make()
+
+    def encode_parts(self) -> Iterator[pa.Table]:
+        return super().encode_parts() if self.make_parts is None else self.make_parts()
 
 
 def cut_to_key_groups(chunk: pa.Table, key_groups: KeyGroupRange) -> pa.Table:

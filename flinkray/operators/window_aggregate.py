@@ -6,7 +6,7 @@ answers again for the keys that late rows change. A row is late when all its win
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from flinkray.state.arrow_buffers import words_of
 from flinkray.state.grouping import pane_starts, sort_by_pane
 from flinkray.state.key_encoding import KeyCodec
 from flinkray.state.layout import AggregateLayout
-from flinkray.state.table import KeyedTable, Snapshots, encode_rows, is_as_now, read_rows
+from flinkray.state.table import KeyedTable, Snapshots, encode_parts, encode_rows, is_as_now, read_rows
 
 PANES_STATE = "panes"
 
@@ -159,7 +159,13 @@ class WindowAggregateOperator(Operator):
                 return self._empty_chunk() if full else None
             return encode_rows(copies, self._key_fields, self._layout.names, self.context.max_parallelism)
 
-        return [TableCapture(PANES_STATE, "keyed", full, encode), capture_watermark(self._panes.watermark_us)]
+        def parts() -> Iterator[pa.Table]:
+            if copies:
+                yield from encode_parts(copies, self._key_fields, self._layout.names, self.context.max_parallelism)
+            elif full:
+                yield self._empty_chunk()
+
+        return [TableCapture(PANES_STATE, "keyed", full, encode, parts), capture_watermark(self._panes.watermark_us)]
 
     def _empty_chunk(self) -> pa.Table:
         kinds = [field.type for field in self._key_fields]

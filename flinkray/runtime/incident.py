@@ -102,11 +102,13 @@ def _states(operator: Operator, spec: OperatorSpec, offence: Offence, context: O
     groups = _groups(spec.params, offence, context)
     states: list[tuple[str, StateKind, pa.Table]] = []
     for capture in operator.snapshot(_SNAPSHOT, None):
-        table = capture.encode()
-        if table is not None and groups is not None and capture.kind == "keyed":
-            table = table.filter(pa.array(np.isin(table.column(KEY_GROUP).to_numpy(), groups)))
-        if table is not None:
-            states.append((capture.name, capture.kind, table))
+        parts = []
+        for table in capture.encode_parts():
+            if groups is not None and capture.kind == "keyed":
+                table = table.filter(pa.array(np.isin(table.column(KEY_GROUP).to_numpy(), groups)))
+            parts.append(table)
+        if parts:
+            states.append((capture.name, capture.kind, pa.concat_tables(parts)))
     return states
 
 

@@ -18,6 +18,7 @@ from flinkray.operators.restore import StateChain, restored_states
 from flinkray.runtime.chain import Chain
 from flinkray.runtime.edge_writer import EdgeWriter
 from flinkray.runtime.task import InputPort, Task, TaskSnapshot
+from flinkray.state.memory import current
 
 ReadChunk = Callable[[ChunkRef], object]
 
@@ -241,6 +242,7 @@ class Slot:
             sum(task.backlog_bytes for task in self.tasks),
             sum(m.state_rows for m in metrics),
             sum(m.state_bytes for m in metrics),
+            memory.spilled_bytes if (memory := current()) is not None else 0,
             tuple(Work(task.id.vertex, task.busy_s, task.rows) for task in self.tasks),
         )
 

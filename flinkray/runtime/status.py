@@ -39,6 +39,7 @@ def status_document(
         "state": {
             "rows": sum(stats.state_rows for stats in core.stats.values()),
             "bytes": sum(stats.state_bytes for stats in core.stats.values()),
+            "spilled_bytes": sum(stats.spilled_bytes for stats in core.stats.values()),
         },
         "error": str(core.error) if core.error is not None else None,
         "timing": dict(times),

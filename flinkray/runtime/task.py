@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+
+import pyarrow as pa
 
 from flinkray.columns import MAX_WATERMARK, MIN_WATERMARK
 from flinkray.core.alignment import Action, AdvanceWatermark, Alignment, AllEnded, BecomeActive, BecomeIdle, TakeSnapshot
@@ -14,6 +16,7 @@ from flinkray.exchange.coalesce import coalesce
 from flinkray.ids import TaskId
 from flinkray.operators.base import StateCapture, SteppingOperator
 from flinkray.runtime.chain import Chain
+from flinkray.state.memory import current
 
 COALESCE_ROWS = 65536
 
@@ -149,7 +152,8 @@ class Task:
         if isinstance(element, Batch):
             self._act(self._alignment.on_rows(channel.id), progress)
             self._idle_due = False
-            self.chain.process(coalesce(channel, COALESCE_ROWS).data, port.input_index)
+            for part in _within_memory(coalesce(channel, COALESCE_ROWS).data):
+                self.chain.process(part, port.input_index)
             return True
         channel.pop()
         if isinstance(element, Watermark):
@@ -252,3 +256,15 @@ class Task:
         done = time.perf_counter()
         align_ms = (started - aligning_since) * 1e3 if aligning_since is not None else 0.0
         return TaskSnapshot(self.id, captures, transactions, self.counters(), (done - started) * 1e3, align_ms)
+
+
+def _within_memory(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The batch; where state is larger than its memory in parts, so that the state of the rows of each fits."""
+    memory = current()
+    if memory is None:
+        yield batch
+        return
+    step = memory.rows_at_once if memory.tight else max(1, batch.num_rows)
+    for start in range(0, batch.num_rows, step):
+        yield batch.slice(start, step)
+        memory.keep()

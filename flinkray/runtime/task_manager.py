@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from flinkray.checkpoint.base import ObjectStore
-from flinkray.checkpoint.chunk_reader import ChunkReader
+from flinkray.checkpoint.chunk_reader import AHEAD_BYTES, ChunkReader
 from flinkray.checkpoint.incidents import incident_name, save_incident
 from flinkray.checkpoint.keys import DataKey
 from flinkray.checkpoint.local_copies import LocalCopies
 from flinkray.checkpoint.store import check_probe
-from flinkray.config import JobConfig, duration_s
+from flinkray.config import JobConfig, Resources, duration_s
 from flinkray.core.messages import (
     CheckpointDeclined,
     Command,
@@ -58,6 +58,8 @@ from flinkray.runtime.outbox import Outbox
 from flinkray.runtime.slot import Slot, SlotCheckpoint, SlotPlace
 from flinkray.runtime.task_failure import task_failed
 from flinkray.runtime.uploader import Uploader
+from flinkray.state.arrow_memory import settled_table
+from flinkray.state.memory import StateMemory, use
 
 STATS_INTERVAL_S = 0.1
 PROCESSING_TIME_INTERVAL_S = 0.02
@@ -109,6 +111,14 @@ class Background(Protocol):
     def close(self) -> None: ...
 
 
+def state_memory(resources: Resources) -> StateMemory | None:
+    """The budget that a job's configuration gives each TaskManager for state. Raises ConfigError where files cannot be made."""
+    if resources.state_memory_mb is None:
+        return None
+    disk_bytes = None if resources.state_disk_mb is None else resources.state_disk_mb << 20
+    return StateMemory(resources.state_memory_mb << 20, resources.spill_folder, disk_bytes)
+
+
 class TaskManager:
     def __init__(
         self,
@@ -138,6 +148,8 @@ class TaskManager:
         self._commit_up_to: int | None = None
         self._next_stats = self._next_processing_time = 0.0
         self._secrets: dict[int, Secrets] = {}
+        self._memory: StateMemory | None = None
+        """The budget of state; None until there are tasks, and where there is none."""
 
     # -- from any thread ------------------------------------------------------------------------------------------
 
@@ -169,6 +181,7 @@ class TaskManager:
 
     def run_once(self, max_wait_s: float = MAX_WAIT_S) -> bool:
         """One turn: commands, tasks, channels. Returns False when nothing was to be done (after waiting for news, at most `max_wait_s`)."""
+        use(self._memory)
         worked = self._drain()
         wait_s = max_wait_s
         if self._running and self._slot is not None:
@@ -257,20 +270,31 @@ class TaskManager:
         )
         try:
             self._check_probe(deploy.claim)
+            self._limit_memory()
             graph = self._bundle.graph_at(deploy.parallelism)
             self._slot = Slot(graph, place, self._exchange, secrets.exchange, deploy.peers)
             origin = f"{self._bundle.application}/{deploy.claim}"
-            self._uploader = Uploader(graph, place, self._store, secrets.data_key, origin, self._copies)
-            reader = ChunkReader(self._store, secrets.data_keys, self._copies, self._background.start)
+            self._uploader = Uploader(graph, place, self._store, secrets.data_key, origin, self._copies, self._memory)
+            reader = self._reader(secrets)
             reader.expect(chunk for state in deploy.states for chunk in state.chunks)
             if deploy.restored_checkpoint is not None:
                 self._uploader.restored(deploy.restored_checkpoint, deploy.states)
-            self._slot.open(deploy, reader.read)
+            self._slot.open(deploy, lambda ref: settled_table(reader.read(ref)))
             self._calls.settle(frozenset(uid for task in self._slot.tasks for uid in task.chain.metrics))
         except Exception as error:  # noqa: BLE001 - whatever building raises ends the attempt, not the process
             self._task_failed(error)
             return
         self._carry_out(self.core.step(Built(attempt, Ready(reader.memory_bytes, reader.storage_bytes))))
+
+    def _limit_memory(self) -> None:
+        """State that is made from now on lies within the budget, where there is one. Raises ConfigError."""
+        if self._memory is None:
+            self._memory = state_memory(self._bundle.config.resources)
+            use(self._memory)
+
+    def _reader(self, secrets: Secrets) -> ChunkReader:
+        ahead_bytes = None if self._memory is None else min(AHEAD_BYTES, self._memory.budget_bytes // 8)
+        return ChunkReader(self._store, secrets.data_keys, self._copies, self._background.start, ahead_bytes)
 
     def _check_probe(self, claim: int) -> None:
         """A store that this node does not share with the JobManager's must be found out before anything is written (rule 6)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from flinkray.checkpoint.base import ChunkRef, ObjectStore
 from flinkray.checkpoint.chunk_writer import ObjectBuilder
@@ -15,6 +14,7 @@ from flinkray.graph.job_graph import JobGraph
 from flinkray.ids import KeyGroupRange, TaskId
 from flinkray.operators.base import StateCapture
 from flinkray.runtime.slot import SlotCheckpoint, SlotPlace
+from flinkray.state.memory import StateMemory
 
 StateKey = tuple[str, str]
 """Operator uid and state name."""
@@ -31,9 +31,11 @@ class Uploader:
         data_key: DataKey | None,
         origin: str,
         copies: LocalCopies,
+        memory: StateMemory | None = None,
     ) -> None:
-        """`copies`: of what it stores, for a restart in this process."""
+        """`copies`: of what it stores, for a restart in this process. `memory`: the budget of state, in which also lies what is about to be stored."""
         self._copies = copies
+        self._memory = memory
         self._graph = graph
         self._place = place
         self._store = store
@@ -82,7 +84,7 @@ class Uploader:
         assert self._data_key is not None
         place, checkpoint = self._place, part.barrier.checkpoint
         name = data_object_name(place.claim, checkpoint, place.attempt, place.instance, f"slot-{place.slot}")
-        builder = ObjectBuilder(name, self._origin, self._data_key)
+        builder = ObjectBuilder(name, self._origin, self._data_key, keep=None if self._memory is None else self._memory.keep_bytes)
         base = self._chains.get(part.barrier.base, {}) if part.barrier.base is not None else {}
         states: dict[StateKey, StateRef] = {}
         for task, snapshot in part.parts.items():
@@ -105,12 +107,13 @@ class Uploader:
         capture: StateCapture,
         checkpoint: int,
     ) -> StateRef:
-        table = capture.encode()
-        before: tuple[ChunkRef, ...] = ()
+        chunks: tuple[ChunkRef, ...] = ()
         if not capture.full:
-            before = base[(uid, capture.name)].chunks
-        state = StateRef(uid, task.subtask, capture.name, capture.kind, groups.start, groups.stop, before)
-        if table is None:
-            return state
-        chunk = builder.add(uid, capture.name, capture.kind, capture.full, checkpoint, groups, table)
-        return replace(state, chunks=(*before, chunk))
+            chunks = base[(uid, capture.name)].chunks
+        full = capture.full
+        for table in capture.encode_parts():
+            chunks = (*chunks, builder.add(uid, capture.name, capture.kind, full, checkpoint, groups, table))
+            full = False
+            if self._memory is not None:
+                self._memory.keep()
+        return StateRef(uid, task.subtask, capture.name, capture.kind, groups.start, groups.stop, chunks)

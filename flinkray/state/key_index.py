@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from flinkray.state.arrow_buffers import ALL_VALID, Bitmap
+from flinkray.state.bytes_by_slot import compacted, pieces_of
 from flinkray.state.growth import BufferedCopy, CopyBuffers, grown
 from flinkray.state.index_kernels import (
     ARENA,
@@ -35,6 +36,7 @@ from flinkray.state.index_kernels import (
 )
 from flinkray.state.key_encoding import NO_OFFSETS, NO_WORDS, KeyCodec, Keys, gathered
 from flinkray.state.key_hash import spread
+from flinkray.state.memory import copied, extent_of, touch, zeros
 
 MIN_BUCKETS = 256
 STEP_SLOTS = 1 << 16
@@ -55,15 +57,15 @@ class KeyIndex:
         self._counters = np.zeros(8, np.int64)
         self._counters[NULL_SLOT] = -1
         buckets = max(MIN_BUCKETS, 1 << (2 * expected).bit_length())
-        self._buckets = np.zeros((buckets, 2), np.int64)
+        self._buckets = zeros((buckets, 2), np.int64)
         self._old = np.zeros((0, 2), np.int64)
         self._next = np.zeros((0, 2), np.int64)
         self._touched = 0
         self._free = np.zeros(0, np.int32)
         self._copies = CopyBuffers()
-        self._hashes = np.zeros(max(MIN_BUCKETS, expected), np.uint64)
-        self._entries = np.zeros((0 if self.codec.by_words else len(self._hashes), 3), np.int64)  # start, length, room
-        self._arena = np.zeros(0 if self.codec.by_words else 16 * MIN_BUCKETS, np.uint8)
+        self._hashes = zeros(max(MIN_BUCKETS, expected), np.uint64)
+        self._entries = zeros((0 if self.codec.by_words else len(self._hashes), 3), np.int64)  # start, length, room
+        self._arena = zeros(0 if self.codec.by_words else 16 * MIN_BUCKETS, np.uint8)
 
     def __len__(self) -> int:
         """Keys in the index."""
@@ -109,6 +111,8 @@ class KeyIndex:
     def insert(self, keys: Keys, start: int, stop: int, slots: np.ndarray) -> None:
         """The same for keys from `start` to `stop`, into the same places of `slots`."""
         known, done, hashes = len(self), start, keys.hashes[:stop]
+        if extent_of(self._buckets) is not None:
+            self._touch(hashes[start:])
         while (done := self._insert(keys, hashes, done, slots)) < stop:
             self._make_room(keys, done, stop)
         new = max(0, len(self) - known)
@@ -120,6 +124,8 @@ class KeyIndex:
     def lookup(self, keys: Keys) -> np.ndarray:
         """int32[n]: the slot of each key, -1 where it is not known."""
         slots = np.empty(len(keys), np.int32)
+        if extent_of(self._buckets) is not None:
+            self._touch(keys.hashes)
         lookup(
             keys.hashes, keys.offsets, keys.data, keys.bitmap.bits, keys.bitmap.offset, self.codec.by_words,
             self._buckets, self._old, self._entries, self._arena, self._counters, slots,
@@ -137,25 +143,32 @@ class KeyIndex:
         null = int(self._counters[NULL_SLOT])
         offsets, data = NO_OFFSETS, self._arena
         if not self.codec.by_words:
-            offsets, data = self._bytes_of(slice(0, self.high))
+            offsets, data = pieces_of(self._entries, self._arena, slice(0, self.high))
         return Keys(self._hashes[: self.high], _all_but(null, self.high), NO_WORDS, offsets, data)
 
     def copy_keys(self, slots: np.ndarray | None = None) -> KeyCopy:
         """A copy of the keys of these slots (None: of all below `high`, freed ones too) that later changes leave alone."""
         null = int(self._counters[NULL_SLOT])
-        chosen: slice | np.ndarray = slice(0, self.high)
         if slots is not None:
-            chosen = slots
             null = int(np.argmax(slots == null)) if null >= 0 and np.any(slots == null) else -1
         held = self._copies.copy(self._hashes[: self.high]) if slots is None else None
-        hashes = self._hashes[chosen] if held is None else held.array
+        hashes = held.array if held is not None else copied(self._hashes, slots) if slots is not None else self._hashes[:0]
         if self.codec.by_words:
             return KeyCopy(self.codec, self.seed, hashes, NO_OFFSETS, self._arena[:0], null, held)
-        return KeyCopy(self.codec, self.seed, hashes, *self._bytes_of(chosen), null, held)
+        offsets, data = pieces_of(self._entries, self._arena, slice(0, self.high) if slots is None else slots)
+        return KeyCopy(self.codec, self.seed, hashes, offsets, data, null, held)
 
-    def _bytes_of(self, chosen: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        entries = self._entries[chosen]
-        return gathered(self._arena, np.ascontiguousarray(entries[:, 0]), entries[:, 1])
+    def _touch(self, hashes: np.ndarray) -> None:
+        """What looking up these keys will probably read is asked for at once, where it may not be in memory."""
+        at = (hashes & np.uint64(len(self._buckets) - 1)).astype(np.int64)
+        touch(self._buckets, at)
+        if len(self._old):
+            touch(self._old, (hashes & np.uint64(len(self._old) - 1)).astype(np.int64))
+        if not self.codec.by_words:
+            slots = self._buckets[at, 1]
+            slots = slots[slots > 0] - 1
+            touch(self._entries, slots)
+            touch(self._arena, self._entries[slots, 0])
 
     def _insert(self, keys: Keys, hashes: np.ndarray, start: int, slots: np.ndarray) -> int:
         return insert(
@@ -178,12 +191,21 @@ class KeyIndex:
         self._entries = grown(self._entries, len(self._hashes), STEP_SLOTS)
         used, needed = int(self._counters[ARENA]), int(keys.offsets[done + rows] - keys.offsets[done]) + 8 * rows
         if used + needed > len(self._arena) and 2 * self._counters[GARBAGE] > used:
-            self._arena = compact(self._arena, self._entries, self._counters)
+            self._compact()
         self._arena = grown(self._arena, int(self._counters[ARENA]) + needed, STEP_BYTES)
+
+    def _compact(self) -> None:
+        if extent_of(self._arena) is None:
+            self._arena = compact(self._arena, self._entries, self._counters)
+            return
+        self._arena = compacted(self._entries, self._arena, self.high)
+        self._counters[ARENA], self._counters[GARBAGE] = len(self._arena), 0
 
     def _prepare(self, buckets: int) -> None:
         if not len(self._next):
-            self._next = np.zeros((2 * len(self._buckets), 2), np.int64)
+            self._next = zeros((2 * len(self._buckets), 2), np.int64)
+            if extent_of(self._next) is not None:
+                self._touched = len(self._next)  # pages of a file cost nothing before they are written
         self._next[self._touched : self._touched + buckets] = 0
         self._touched += buckets
 
@@ -219,6 +241,15 @@ class KeyCopy:
     def as_keys(self) -> Keys:
         """The same keys as another index takes them; good as long as this copy."""
         return Keys(self.hashes, _all_but(self.null_at, len(self.hashes)), NO_WORDS, self.offsets, self.data)
+
+    def part(self, start: int, stop: int) -> KeyCopy:
+        """The keys from `start` to `stop`; good as long as this copy."""
+        null_at = self.null_at - start if start <= self.null_at < stop else -1
+        offsets, data = self.offsets, self.data
+        if not self.codec.by_words:
+            data = data[offsets[start] : offsets[stop]]
+            offsets = offsets[start : stop + 1] - offsets[start]
+        return KeyCopy(self.codec, self.seed, self.hashes[start:stop], offsets, data, null_at, self.held)
 
     def columns(self, order: np.ndarray | None = None) -> list[pa.Array]:
         """One Arrow array per key column, of all keys or of those in `order` (positions, int64)."""

@@ -20,6 +20,7 @@ from flinkray.graph.aggregates import FLAGS, ROWS, Aggregate, is_integer, result
 from flinkray.state import accumulate as ops
 from flinkray.state.accumulate import accumulate, gather_words
 from flinkray.state.arrow_buffers import bitmap_of, bytes_of, contiguous, float_values, words_of
+from flinkray.state.memory import extent_of, touch
 from flinkray.state.results import finish, ordered_words
 
 _EXTREMES = {"min": 2**63 - 1, "max": -(2**63)}
@@ -148,6 +149,9 @@ class AggregateLayout:
     ) -> int:
         """Runs a program over all slots, or over segments of them (see `accumulate`). Raises FlinkrayError when a sum overflows."""
         failed = np.array((-1,), np.int64)
+        if extent_of(rows) is not None:
+            for used in [slots] if segments is None else [slots[start:stop] for start, stop, _ in segments]:
+                touch(rows, used, generation)
         if segments is None:
             segments = np.array(((0, len(slots), 0),), np.int64)
         count = accumulate(rows, slots, segments, self.flag_word, program.lines, generation, touched, failed, _NOT_EACH)
@@ -156,6 +160,7 @@ class AggregateLayout:
 
     def run_each(self, program: Program, rows: np.ndarray, slots: np.ndarray) -> np.ndarray:
         """Runs a program row by row; the words after each row, int64[words, n]."""
+        touch(rows, slots)
         columns, failed = np.empty((self.width - 1, len(slots)), np.int64), np.full(1, -1, np.int64)
         everything = np.array(((0, len(slots), 0),), np.int64)
         accumulate(rows, slots, everything, self.flag_word, program.lines, 0, NO_SLOTS, failed, columns)
@@ -164,6 +169,7 @@ class AggregateLayout:
 
     def gather(self, rows: np.ndarray, slots: np.ndarray) -> np.ndarray:
         """Words of some rows, int64[words, n], in the order of `names`."""
+        touch(rows, slots)
         columns = np.empty((self.width - 1, len(slots)), np.int64)
         gather_words(rows, slots, columns)
         return columns

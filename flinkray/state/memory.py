@@ -149,8 +149,9 @@ class StateMemory:
 
     # -- arrays ---------------------------------------------------------------------------------------------------
 
-    def zeros(self, shape: Sequence[int], dtype: npt.DTypeLike) -> np.ndarray:
+    def zeros(self, shape: int | Sequence[int], dtype: npt.DTypeLike) -> np.ndarray:
         """Of the budget where it is large."""
+        shape = (shape,) if isinstance(shape, int) else shape
         kind, count = np.dtype(dtype), int(np.prod(shape))
         if count * kind.itemsize < self.smallest_bytes:
             return np.zeros(shape, kind)
@@ -173,7 +174,7 @@ class StateMemory:
         """A copy of these rows (None: all), made piece by piece: reading what is cold drives out nothing that is in use."""
         count, width = len(array) if rows is None else len(rows), array.strides[0]
         if count * width < self.smallest_bytes:
-            self.touch(array, np.arange(count) if rows is None else rows)
+            self.touch(array, np.arange(count) if rows is None else rows, used=False)
             return array.copy() if rows is None else array[rows]
         target = self.zeros((count, *array.shape[1:]), array.dtype)
         step = max(1, self._limit // 16 * PAGE // width) if rows is None else self.rows_at_once
@@ -182,10 +183,19 @@ class StateMemory:
             if rows is None:
                 self.pass_over(array, start, stop)
             else:
-                self.touch(array, rows[start:stop])
+                self.touch(array, rows[start:stop], used=False)
             target[start:stop] = array[start:stop] if rows is None else array[rows[start:stop]]
             self.pass_over(target, start, stop)
         return target
+
+    def keep_bytes(self, data: bytes) -> bytes | memoryview:
+        """The same bytes; large ones are given back at once, and read again by whom they are used."""
+        if len(data) < self.smallest_bytes:
+            return data
+        array = self.zeros(len(data), np.uint8)
+        self.pass_over(array, 0, len(array))
+        array[:] = np.frombuffer(data, np.uint8)
+        return memoryview(array.data).toreadonly()
 
     def _new_extent(self) -> _Extent:
         try:
@@ -227,22 +237,35 @@ class StateMemory:
         """So many rows that lie anywhere in some arrays may be in use at the same time."""
         return max(64, self._limit // 16)
 
-    def touch(self, array: np.ndarray, rows: npt.NDArray[np.integer], generation: int = 0) -> None:
-        """These rows of an array are used now; `generation`: what they are stamped with. Of an array that is ordinary memory: nothing."""
+    def rows_of(self, row_bytes: int) -> int:
+        """So many rows of that size may be worked on in ordinary memory."""
+        return max(4096, self._limit // 16 * PAGE // row_bytes)
+
+    def touch(self, array: np.ndarray, rows: npt.NDArray[np.integer], generation: int = 0, used: bool = True) -> None:
+        """These rows of an array are used now; `generation`: what they are stamped with; `used`: false where a snapshot reads them, which says nothing of
+        whether they will be needed again. Of an array that is ordinary memory: nothing."""
         extent = extent_of(array)
         if extent is not None:
             pages = pages_of(rows, array.strides[0], len(extent.stamps))
             if generation:
                 extent.generations[pages] = generation
-            self._bring(extent, pages)
+            self._bring(extent, pages, used)
 
     def pass_over(self, array: np.ndarray, start: int, stop: int) -> None:
         """Rows from `start` to `stop` are read or written once and not soon again: they are the first to give way."""
         extent = extent_of(array)
         if extent is not None:
-            pages = pages_between(start * array.strides[0], min(stop * array.strides[0], extent.size))
-            extent.stamps[pages] = np.maximum(extent.stamps[pages], NEVER + 1)
-            self._bring(extent, pages, used=False)
+            self._bring(extent, pages_between(start * array.strides[0], min(stop * array.strides[0], extent.size)), used=False)
+
+    def stamped_after(self, array: np.ndarray, generation: int, rows: int) -> list[tuple[int, int]]:
+        """Ranges of the first `rows` rows outside of which no row was touched with a greater generation."""
+        extent = extent_of(array)
+        if extent is None:
+            return [(0, rows)]
+        width, found = array.strides[0], runs(np.flatnonzero(extent.generations > generation))
+        return [
+            (first * PAGE // width, min(rows, -(-(first + count) * PAGE // width))) for first, count in found if first * PAGE < rows * width
+        ]
 
     def keep(self) -> None:
         """Goes back to the budget."""
@@ -268,6 +291,8 @@ class StateMemory:
             if used:
                 self._clock += 1
                 extent.stamps[pages] = self._clock
+            else:
+                extent.stamps[pages] = np.maximum(extent.stamps[pages], NEVER + 1)
             if not self.tight:
                 return
             missing = pages[~extent.resident()[pages]]
@@ -329,7 +354,20 @@ def current() -> StateMemory | None:
     return _active.memory
 
 
-def zeros(shape: Sequence[int], dtype: npt.DTypeLike) -> np.ndarray:
+def zeros(shape: int | Sequence[int], dtype: npt.DTypeLike) -> np.ndarray:
     """An array for state."""
     memory = _active.memory
     return np.zeros(shape, dtype) if memory is None else memory.zeros(shape, dtype)
+
+
+def touch(array: np.ndarray, rows: npt.NDArray[np.integer], generation: int = 0) -> None:
+    """`StateMemory.touch` of the memory that the array is of."""
+    extent = extent_of(array)
+    if extent is not None:
+        extent.memory.touch(array, rows, generation)
+
+
+def copied(array: np.ndarray, rows: npt.NDArray[np.integer]) -> np.ndarray:
+    """These rows, as a copy in the same memory."""
+    extent = extent_of(array)
+    return array[rows] if extent is None else extent.memory.copy(array, rows)

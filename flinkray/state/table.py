@@ -6,7 +6,7 @@ it was taken at, so that what changed since any earlier snapshot, aborted ones b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,7 @@ from flinkray.state.jit import I8, I8_ROWS, RO_U2, U1, njit, types
 from flinkray.state.key_encoding import KeyCodec, Keys
 from flinkray.state.key_hash import key_groups, partition
 from flinkray.state.key_index import KeyCopy, KeyIndex
+from flinkray.state.memory import StateMemory, copied, extent_of, touch, zeros
 
 KEY_GROUP = "_kg"
 """uint16, first column of keyed chunks, which are sorted by it."""
@@ -35,7 +36,7 @@ class KeyedTable:
 
     def __init__(self, kinds: Sequence[pa.DataType] | KeyCodec, initial: np.ndarray, seed: int, expected: int = 0) -> None:
         self.index = KeyIndex(kinds, seed, expected)
-        self.rows = np.zeros((max(expected, 64), len(initial)), np.int64)
+        self.rows = zeros((max(expected, 64), len(initial)), np.int64)
         self._initial = initial if initial.any() else None
         self._copies = CopyBuffers()
 
@@ -65,29 +66,46 @@ class KeyedTable:
         if high > known:
             self.rows = grown(self.rows, high, min(STEP_ROWS, max(64, high)))
             if self._initial is not None:
+                touch(self.rows, np.arange(known, high))
                 self.rows[known:high] = self._initial
 
     def changed_after(self, generation: int) -> np.ndarray:
-        """int32[m]: slots of the rows changed after a generation."""
+        """int32[m]: slots of the rows changed after a generation, which is `RESTORED` or a later one."""
+        extent = extent_of(self.rows)
+        if extent is not None:
+            return self._changed_in_files(extent.memory, generation)
         mask = np.empty(len(self), np.uint8)
         _changed(self.rows, generation, mask)
         return np.flatnonzero(mask).astype(np.int32)
 
+    def _changed_in_files(self, memory: StateMemory, generation: int) -> np.ndarray:
+        """Reads only the pages that rows of a later generation are in."""
+        found = [np.empty(0, np.int64)]
+        for first, last in memory.stamped_after(self.rows, generation, len(self)):
+            for start in range(first, last, STEP_ROWS):
+                stop = min(start + STEP_ROWS, last)
+                memory.pass_over(self.rows, start, stop)
+                mask = np.empty(stop - start, np.uint8)
+                _changed(self.rows[start:stop], generation, mask)
+                found.append(start + np.flatnonzero(mask))
+        return np.unique(np.concatenate(found)).astype(np.int32)  # a row may lie in two pages
+
     def copy(self, slots: np.ndarray | None = None) -> TableCopy:
         """Rows and keys of these slots (None: all) that later changes leave alone."""
         if slots is not None:
-            return TableCopy(self.index.copy_keys(slots), self.rows[slots])
+            return TableCopy(self.index.copy_keys(slots), copied(self.rows, slots))
         rows = self._copies.copy(self.rows[: len(self)])
         return TableCopy(self.index.copy_keys(), rows.array, rows)
 
     def load(self, keys: Sequence[pa.Array], words: Sequence[pa.Array]) -> None:
         """Sets whole rows: `words[w]` is word w + 1. Keys that are there are overwritten."""
-        if not len(keys[0]):
-            return
-        slots = self.slots(self.index.codec.encode(keys, len(keys[0]), self.index.seed))
-        self.rows[slots, 0] = RESTORED
-        for word, column in enumerate(words):
-            self.rows[slots, word + 1] = words_of(column)
+        for start in range(0, len(keys[0]), STEP_ROWS):
+            part = [key.slice(start, STEP_ROWS) for key in keys]
+            slots = self.slots(self.index.codec.encode(part, len(part[0]), self.index.seed))
+            touch(self.rows, slots)
+            self.rows[slots, 0] = RESTORED
+            for word, column in enumerate(words):
+                self.rows[slots, word + 1] = words_of(column.slice(start, STEP_ROWS))
 
 
 @dataclass(frozen=True)
@@ -101,6 +119,16 @@ class TableCopy:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def parts(self) -> Iterator[TableCopy]:
+        """Of a copy within a budget of memory: pieces that take little of it to be encoded."""
+        extent = extent_of(self.rows)
+        assert extent is not None
+        step = extent.memory.rows_of(8 * (self.rows.shape[1] + 4))
+        for start in range(0, len(self), step):
+            stop = min(start + step, len(self))
+            extent.memory.pass_over(self.rows, start, stop)
+            yield TableCopy(self.keys.part(start, stop), self.rows[start:stop], self.held)
 
 
 def encode_rows(
@@ -117,6 +145,24 @@ def encode_rows(
     groups = words_of(contiguous(table.column(0))).astype(np.uint16)
     order, _ = partition(groups, max_parallelism, max_parallelism)
     return table.take(pa.array(order))
+
+
+def encode_parts(
+    copies: Sequence[tuple[TableCopy, Sequence[tuple[pa.Field, int]]]],
+    key_fields: Sequence[pa.Field],
+    word_names: Sequence[str],
+    max_parallelism: int,
+) -> Iterator[pa.Table]:
+    """The same as several chunks where there is a budget of memory: each large copy in parts, small ones together."""
+    small = []
+    for copy, constants in copies:
+        if extent_of(copy.rows) is None:
+            small.append((copy, constants))
+            continue
+        for part in copy.parts():
+            yield encode_rows([(part, constants)], key_fields, word_names, max_parallelism)
+    if small:
+        yield encode_rows(small, key_fields, word_names, max_parallelism)
 
 
 def _encode_copy(

@@ -296,12 +296,13 @@ class OperatorHarness:
         written: dict[str, pa.Table] = {}
         chains = []
         for capture in captures:
-            chunk = capture.encode()
-            check_chunk(capture, chunk, capture.name in base, self.key_groups, self._who)
+            parts = list(capture.encode_parts())
+            for chunk in parts or [None]:
+                check_chunk(capture, chunk, capture.name in base, self.key_groups, self._who)
             tables = () if capture.full else base[capture.name].tables
-            if chunk is not None:
-                written[capture.name] = chunk
-                tables = (*tables, chunk)
+            if parts:
+                written[capture.name] = pa.concat_tables(parts)
+                tables = (*tables, *parts)
             chains.append(StateChain(capture.name, capture.kind, self.subtask, self.key_groups, tables))
         self._chains[checkpoint_id] = tuple(chains)
         return SnapshotTables(checkpoint_id, base_id, self.subtask, written, tuple(chains), self.settings)

@@ -1,0 +1,86 @@
+"""Jobs whose state is several times its memory: the right answer, with checkpoints, kills and a restore at another parallelism, and nothing left on disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import flinkray as fr
+from flinkray.config import Resources
+from flinkray.runtime import task_manager
+from flinkray.state.memory import StateMemory
+from flinkray.state.paging import PAGE
+from tests.golden.test_kills import GOLDEN, IDS, Golden, killed
+from tests.running import TIMEOUT_S, until_checkpoints
+
+KEYS = 30_000
+ROWS = 2 * KEYS
+
+
+def start(tmp_path: Path, parallelism: int, rate: float | None) -> fr.JobHandle:
+    order = np.random.default_rng(3).permutation(np.arange(ROWS) % KEYS)
+    rows = pa.table({"key": order, "value": np.arange(ROWS)})
+    resources = fr.Resources(state_memory_mb=1, spill_folder=str(tmp_path / "spill"))
+    checkpointing = fr.Checkpointing(interval="100ms", storage=f"file://{tmp_path}/storage")
+    env = fr.StreamEnvironment("spilled", parallelism=parallelism, runtime="local", checkpointing=checkpointing, resources=resources)
+    stream = env.from_source(fr.sources.Memory(rows, rate=rate), uid="rows").key_by("key")
+    totals = stream.aggregate(n=fr.agg.count(), total=fr.agg.sum("value"), least=fr.agg.min("value"), emit="final").uid("sums")
+    totals.sink_to(fr.sinks.Parquet(str(tmp_path / "out")), uid="out")
+    return env.execute_async()
+
+
+def test_a_job_with_state_larger_than_its_memory_is_stopped_and_goes_on_at_another_parallelism(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "spill").mkdir()
+    made: list[StateMemory] = []
+
+    def kept(resources: Resources) -> StateMemory:
+        assert resources.state_memory_mb == 1
+        made.append(StateMemory(1 << 18, resources.spill_folder))  # a quarter of it
+        return made[-1]
+
+    monkeypatch.setattr(task_manager, "state_memory", kept)
+    job = start(tmp_path, 1, ROWS / 2)
+    until_checkpoints(job, 3)
+    job.stop(timeout=TIMEOUT_S)
+    job = start(tmp_path, 3, None)
+    result = job.wait(TIMEOUT_S)
+    assert result.records_in == ROWS
+    assert len(made) == 4
+    assert all(memory.given_up_bytes > memory.budget_bytes for memory in made)
+    found = pq.read_table(tmp_path / "out").sort_by("key")
+    order = np.random.default_rng(3).permutation(np.arange(ROWS) % KEYS)
+    assert found.column("key").to_pylist() == list(range(KEYS))
+    assert found.column("n").to_pylist() == [2] * KEYS
+    assert found.column("total").to_numpy().tolist() == np.bincount(order, weights=np.arange(ROWS)).astype(np.int64).tolist()
+    assert os.listdir(tmp_path / "spill") == []
+
+
+def tiny_memories(monkeypatch: pytest.MonkeyPatch) -> list[StateMemory]:
+    """Every TaskManager from now on has 16 pages for its state: every array of a page or more is a file."""
+    made: list[StateMemory] = []
+
+    def tiny(resources: Resources) -> StateMemory:
+        made.append(StateMemory(16 * PAGE))
+        return made[-1]
+
+    monkeypatch.setattr(task_manager, "state_memory", tiny)
+    return made
+
+
+SOME = {"hot items", "running totals"}
+
+
+@pytest.mark.parametrize("golden", [pytest.param(one, marks=() if one.name in SOME else pytest.mark.slow) for one in GOLDEN], ids=IDS)
+def test_golden_jobs_give_their_answer_with_all_of_their_state_in_files_and_kills(
+    golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tiny_memories(monkeypatch)
+    assert killed(golden, range(2, 3), tmp_path) >= 3
+    assert made

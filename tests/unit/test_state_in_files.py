@@ -1,0 +1,165 @@
+"""Tables, indexes and snapshots give the same answers whether or not state is larger than its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flinkray.graph.aggregates import Aggregate
+from flinkray.graph.windows import TumblingWindow
+from flinkray.operators.base import Operator
+from flinkray.operators.keyed_aggregate import KeyedAggregateOperator
+from flinkray.operators.window_aggregate import WindowAggregateOperator
+from flinkray.state import memory as state_memory
+from flinkray.state.key_index import KeyIndex
+from flinkray.state.memory import StateMemory
+from flinkray.state.paging import PAGE
+from flinkray.state.table import KeyedTable
+from flinkray.testing.harness import OperatorHarness, SnapshotTables, restore
+
+
+@contextmanager
+def limited(pages: int = 32) -> Iterator[StateMemory]:
+    memory = StateMemory(pages * PAGE)
+    state_memory.use(memory)
+    try:
+        yield memory
+    finally:
+        state_memory.use(None)
+
+
+def texts(numbers: np.ndarray) -> pa.Array:
+    return pa.array([f"{'key ' * (number % 7)}{number}" for number in numbers.tolist()])
+
+
+# --- tables
+
+
+def filled(kind: pa.DataType, batches: list[np.ndarray], memory: StateMemory | None) -> KeyedTable:
+    table = KeyedTable([kind], np.array([0, 0, 7], np.int64), 5)
+    for generation, numbers in enumerate(batches, start=2):
+        keys = pa.array(numbers) if pa.types.is_integer(kind) else texts(numbers)
+        slots = table.slots(table.index.codec.encode([keys], len(keys), 5))
+        state_memory.touch(table.rows, slots, generation)
+        table.rows[slots, 0] = generation
+        np.add.at(table.rows, (slots, 1), 1)
+        if memory is not None:
+            memory.keep()
+    return table
+
+
+def content(table: KeyedTable, slots: np.ndarray | None = None) -> list[tuple[object, ...]]:
+    copy = table.copy(slots)
+    (keys,) = copy.keys.columns()
+    return sorted(zip(keys.to_pylist(), *copy.rows.T.tolist(), strict=True))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.sampled_from([pa.int64(), pa.string()]), st.lists(st.tuples(st.integers(0, 30_000), st.integers(1, 4000)), min_size=1, max_size=6)
+)
+def test_a_table_with_a_tiny_budget_equals_one_without(kind: pa.DataType, ranges: list[tuple[int, int]]) -> None:
+    batches = [np.random.default_rng(start).permutation(np.arange(start, start + count)) for start, count in ranges]
+    wanted = filled(kind, batches, None)
+    with limited() as memory:
+        table = filled(kind, batches, memory)
+        assert content(table) == content(wanted)
+        for generation in range(1, len(batches) + 2):
+            changed = table.changed_after(generation)
+            assert changed.tolist() == wanted.changed_after(generation).tolist()
+            assert content(table, changed) == content(wanted, changed)
+
+
+def test_keys_of_bytes_come_and_go_in_files() -> None:
+    with limited() as memory:
+        index = KeyIndex([pa.string()], 3)
+        for round_ in range(8):
+            numbers = np.arange(round_ * 2000, round_ * 2000 + 4000)
+            keys = index.codec.encode([texts(numbers)], len(numbers), 3)
+            slots = index.lookup_or_insert(keys)
+            assert len(np.unique(slots)) == len(numbers)
+            longer = index.codec.encode([pa.array(["x" * 40 + str(n) for n in numbers.tolist()])], len(numbers), 3)
+            index.remove(index.lookup_or_insert(longer))
+            assert (index.lookup(longer) == -1).all()
+            assert index.lookup(keys).tolist() == slots.tolist()
+            memory.keep()
+        assert memory.given_up_bytes > 0
+        (column,) = index.copy_keys(slots).columns()
+        assert column.to_pylist() == texts(numbers).to_pylist()
+
+
+def test_the_budget_is_kept_while_a_table_grows_is_changed_and_copied() -> None:
+    with limited(256) as memory:
+        table = KeyedTable([pa.int64()], np.zeros(12, np.int64), 5)
+        random, high = np.random.default_rng(3), 0
+        for generation in range(2, 302):
+            numbers = random.integers(0, high + 1000, memory.rows_at_once)
+            high += len(numbers) // 2
+            slots = table.slots(table.index.codec.encode([pa.array(numbers)], len(numbers), 5))
+            state_memory.touch(table.rows, slots, generation)
+            table.rows[slots, 0] = generation
+            assert memory.resident_bytes() <= memory.budget_bytes + 64 * PAGE, "new rows at the end are not asked for"
+            memory.keep()
+            assert memory.resident_bytes() <= memory.budget_bytes
+        before = memory.given_up_bytes
+        copy = table.copy()
+        assert memory.resident_bytes() <= memory.budget_bytes
+        assert memory.given_up_bytes > before
+        assert np.array_equal(copy.rows, table.rows[: len(table)])
+        rows = 0
+        for part in copy.parts():
+            assert np.array_equal(part.rows, table.rows[rows : rows + len(part)])
+            rows += len(part)
+        assert rows == len(table)
+
+
+# --- operators, through snapshots and restores
+
+
+def rows_of(start: int, count: int) -> pa.RecordBatch:
+    numbers = np.arange(start, start + count)
+    return pa.record_batch([texts(numbers), pa.array(numbers), pa.array(numbers * 1000)], schema=SCHEMA)
+
+
+SCHEMA = pa.schema([("key", pa.string()), ("value", pa.int64()), ("time", pa.int64())])
+AGGREGATES = (Aggregate("n", "count", None), Aggregate("total", "sum", "value"), Aggregate("least", "min", "value"))
+STEPS = [(0, 2500), (2000, 500), (2500, 1500), (100, 50), (0, 4000)]
+
+
+def summing() -> Operator:
+    return KeyedAggregateOperator(keys=("key",), aggregates=AGGREGATES, emit="final")
+
+
+def windowed() -> Operator:
+    return WindowAggregateOperator(keys=("key",), aggregates=AGGREGATES, window=TumblingWindow(size_us=4_000_000))
+
+
+def answers(make: Callable[[], Operator], parallelism: int, memory: StateMemory | None) -> tuple[list[object], ...]:
+    """What comes out of a run with a snapshot after each step; and of subtasks that are restored from the last and go on."""
+    harness = OperatorHarness(make(), input_schemas=[SCHEMA], event_time="time")
+    taken: SnapshotTables | None = None
+    for number, (start, count) in enumerate(STEPS, start=1):
+        harness.rows(rows_of(start, count))
+        taken = harness.snapshot(number, number - 1 or None)
+        if memory is not None:
+            memory.keep()
+    assert taken is not None
+    restored = restore(make, [taken], parallelism)
+    outputs = [[harness.end()], [subtask.end() for subtask in restored]]
+    return tuple(sorted(str(sorted(row.items())) for one in ended for row in one.output_rows()) for ended in outputs)
+
+
+@pytest.mark.parametrize("parallelism", [1, 3])
+@pytest.mark.parametrize("make", [summing, windowed])
+def test_an_operator_gives_the_same_answers_with_state_in_files(make: Callable[[], Operator], parallelism: int) -> None:
+    wanted = answers(make, parallelism, None)
+    assert len(wanted[0]) == len(wanted[1]) >= 4000
+    with limited() as memory:
+        assert answers(make, parallelism, memory) == wanted
+        assert memory.given_up_bytes > 0
