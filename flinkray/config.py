@@ -137,7 +137,8 @@ class RestartStrategy:
     """What to do after a failure. `attempts`: restarts for one cause, None for any number.
 
     `budgets`: by cause, failures in a row without a checkpoint completed in between that end the job whatever `attempts` says. Causes are
-    "user" (3 when it is not given), "sink" (20), "process", "node", "channel" and "storage" (no limit when they are not given).
+    "user" (3 when it is not given), "sink" (20), "process", "node", "channel" and "storage" (no limit when they are not given; a database that is
+    looked up counts as storage).
     """
 
     initial: Duration = "100ms"

@@ -47,7 +47,12 @@ class JobExistsError(UsageError):
 
 
 class SourceError(FlinkrayError):
-    """An input that cannot be read: a malformed row, a missing column, a type that changes between files."""
+    """An input that cannot be read: a malformed row, a missing column, a type that changes between files. `permanent`: it would fail again,
+    however often it is tried; else it does not answer now."""
+
+    def __init__(self, message: str = "", permanent: bool = True) -> None:
+        super().__init__(message)
+        self.permanent = permanent
 
 
 class SinkError(FlinkrayError):

@@ -130,7 +130,7 @@ class Lookups(ABC):
     @abstractmethod
     def find(self, keys: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
         """All rows whose columns `names` are equal to one of the keys, which are distinct and not null, in any order. SourceError where the
-        table cannot be asked so, ResourceError where it does not answer."""
+        table cannot be asked so; one that is not `permanent` where it does not answer."""
 
     def close(self) -> None: ...
 
@@ -144,6 +144,9 @@ class LookupTable(ABC):
     @abstractmethod
     def schema(self) -> pa.Schema:
         """Its columns, engine types. Called at plan time."""
+
+    def check_keys(self, keys: pa.Schema) -> None:
+        """PlanError unless it can be asked for keys of these types, without dictionaries. Called at plan time."""
 
     @abstractmethod
     def with_columns(self, columns: tuple[str, ...]) -> LookupTable:

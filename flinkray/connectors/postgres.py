@@ -9,12 +9,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from flinkray.config import Duration, duration_us
 from flinkray.connectors.base import Lookups, LookupTable
 from flinkray.connectors.schemas import choose, conform, engine_schema
-from flinkray.errors import PlanError, ResourceError, SourceError
+from flinkray.errors import PlanError, SourceError
 
 _ARRAYS = (
     (pa.types.is_integer, pa.int64(), "int8[]"),
@@ -67,6 +69,10 @@ class PostgresTable(LookupTable):
             found = lookups.types()
         return engine_schema(pa.schema([pa.field(each.name, _plain(each, self.describe())) for each in found]), self.describe())
 
+    def check_keys(self, keys: pa.Schema) -> None:
+        for key in keys:
+            array_kind(key.type, self.describe())
+
     def with_columns(self, columns: tuple[str, ...]) -> PostgresTable:
         return replace(self, columns=columns)
 
@@ -99,6 +105,9 @@ class PostgresLookups(Lookups):
 
     def find(self, keys: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
         self._wanted = self._wanted or self._table.schema()
+        keys = _storable(keys)
+        if not keys.num_rows:
+            return pa.RecordBatch.from_pylist([], self._wanted)
         kinds = [array_kind(column.type, self._table.describe()) for column in keys.columns]
         places = ", ".join(f"${i + 1}::{kind}" for i, (_, kind) in enumerate(kinds))
         on = " AND ".join(f"t.{_quoted(name)} = k.k{i}" for i, name in enumerate(names))
@@ -137,15 +146,15 @@ class PostgresLookups(Lookups):
             except self._driver.Error as error:
                 self.close()
                 lost = error
-        raise ResourceError(
-            f"{self._table.describe()} does not answer: {_line(lost)}; is the database up, and does its address fit?"
-        ) from lost
+        message = f"{self._table.describe()} does not answer: {_line(lost)}; is the database up, and does its address fit?"
+        raise SourceError(message, permanent=False) from lost
 
     def _ask(self, text: str, parameters: pa.RecordBatch | None) -> pa.Table:
         if self._connection is None:
             self._connection = self._driver.connect(self._table.uri, autocommit=True)
             with self._connection.cursor() as cursor:
                 cursor.execute(f"SET statement_timeout = {self._table.timeout_ms}")
+                cursor.execute("SET TimeZone = 'UTC'")  # in which a timestamp without a zone is compared with a key
         with self._connection.cursor() as cursor:
             cursor.execute(text, parameters=parameters)
             return cursor.fetch_arrow_table()
@@ -177,6 +186,15 @@ def array_kind(kind: pa.DataType, where: str) -> tuple[pa.DataType, str]:
         if test(kind):
             return sent, name
     raise PlanError(f"{where}: a key of type {kind} cannot be asked for; cast it to an integer, a string, a date or a timestamp")
+
+
+def _storable(keys: pa.RecordBatch) -> pa.RecordBatch:
+    """Without keys that Postgres refuses, since no table of its has them: text with a NUL."""
+    kept = pa.array(np.ones(keys.num_rows, np.bool_))
+    for column in keys.columns:
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            kept = pc.and_(kept, pc.invert(pc.match_substring(column, "\0")))
+    return keys.filter(kept)
 
 
 def _plain(each: pa.Field, where: str) -> pa.DataType:

@@ -119,9 +119,9 @@ def join_schema(left: pa.Schema, right: pa.Schema, columns: Sequence[JoinColumn]
     fields = []
     for column in columns:
         if column.left is not None:
-            fields.append(pa.field(column.name, _plain(left.field(column.left).type)))
+            fields.append(pa.field(column.name, plain_type(left.field(column.left).type)))
         elif column.right is not None:
-            fields.append(pa.field(column.name, _plain(right.field(column.right).type)))
+            fields.append(pa.field(column.name, plain_type(right.field(column.right).type)))
         else:
             fields.append(pa.field(column.name, TIMESTAMP, nullable=False))
     return pa.schema(fields)
@@ -142,7 +142,7 @@ def check_join_keys(
         mine, its = left.field(name).type, right.field(other).type
         if _kind(mine) != _kind(its):
             raise PlanError(f"join: key {name!r} of the left side is {mine}, {other!r} of the right is {its}; cast one of them")
-        if how in ("right", "full") and _plain(mine) != _plain(its):
+        if how in ("right", "full") and plain_type(mine) != plain_type(its):
             raise PlanError(
                 f"join: with how={how!r} key {name!r} may come from either side, and is {mine} on the left and {its} on the right; "
                 "cast one of them"
@@ -151,7 +151,7 @@ def check_join_keys(
 
 def _kind(kind: pa.DataType) -> str:
     """Types whose equal values have equal hashes."""
-    kind = _plain(kind)
+    kind = plain_type(kind)
     if pa.types.is_integer(kind):
         return "uint64" if pa.types.is_uint64(kind) else "integer"
     if pa.types.is_floating(kind):
@@ -163,7 +163,8 @@ def _kind(kind: pa.DataType) -> str:
     return str(kind)
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """Of a dictionary its values'."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 

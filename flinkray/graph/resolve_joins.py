@@ -24,6 +24,7 @@ from flinkray.graph.joins import (
     half_columns,
     join_columns,
     join_schema,
+    plain_type,
 )
 from flinkray.graph.logical import JoinNode, LogicalNode, LookupJoinNode, RowType
 from flinkray.graph.resolve import check_column, require_append_only
@@ -148,6 +149,8 @@ def lookup_join_node(
         raise PlanError(f"lookup_join: how={how!r}; 'inner' or 'left'")
     keys, table_keys = tuple(pairs), tuple(pairs.values())
     check_join_keys(mine, its, keys, table_keys, how)
+    if isinstance(table, LookupTable):
+        table.check_keys(pa.schema([(key, plain_type(mine.field(key).type)) for key in keys]))
     own = tuple(JoinColumn(name, name, None) for name in mine.names)
     added = join_columns(pa.schema([mine.field(key) for key in keys]), its, keys, table_keys, windowed=False)[len(keys) :]
     renamed = tuple(replace(column, name=f"{column.right}{SUFFIX}") if column.name in mine.names else column for column in added)

@@ -1,11 +1,12 @@
 """What a lookup join remembers of a table that is asked by key: rows by key, also that a key has none, for a while and of so many keys at most.
 
-Two generations: keys come into the newer one; when it is full it becomes the older one, which is forgotten as a whole. So keys leave in
-the order in which they were asked for, and nothing is moved.
+Two generations: keys come into the newer one; when it is full, or its first answer is too old, it becomes the older one, and the one before
+is forgotten as a whole. So keys leave in the order in which they were asked for, answers that are too old do not pile up, and nothing is moved.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,9 +51,9 @@ class LookupCache:
     def put(self, keys: pa.RecordBatch, rows: pa.RecordBatch, now_s: float) -> None:
         """All rows of these keys, as they are now."""
         for start in range(0, keys.num_rows, self._each):
-            some = keys.slice(start, self._each)
-            if len(self._generations[0].index) + some.num_rows > self._each:
-                self._generations = [_Generation(*self._known), self._generations[0]]
+            some, newer = keys.slice(start, self._each), self._generations[0]
+            if len(newer.index) + some.num_rows > self._each or now_s >= newer.born_s + self._lives_s:
+                self._generations = [_Generation(*self._known), newer]
             self._generations[0].put(some, rows, now_s)
 
 
@@ -61,6 +62,8 @@ class _Generation:
         self.index = KeyIndex(KeyCodec([schema.field(key).type for key in keys]), seed)
         self._keys, self._rows = keys, RowBuffer(schema)
         self._firsts, self._counts, self._at_s = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float64)
+        self.born_s = math.inf
+        """Of its first answer."""
 
     @property
     def memory_bytes(self) -> int:
@@ -78,6 +81,7 @@ class _Generation:
         return self._rows.view().take(np.repeat(self._firsts[slots], counts) + among)
 
     def put(self, keys: pa.RecordBatch, rows: pa.RecordBatch, now_s: float) -> None:
+        self.born_s = min(self.born_s, now_s)
         slots = self.index.lookup_or_insert(self.index.keys(keys, keys.schema.names))
         for name in ("_firsts", "_counts", "_at_s"):
             setattr(self, name, grown(getattr(self, name), self.index.high, _STEP))

@@ -25,7 +25,7 @@ def cause_of(error: Exception) -> FailureCause:
     if isinstance(error, DamagedObjectError):
         return "damaged"
     if isinstance(error, SourceError):
-        return "input"
+        return "input" if error.permanent else "storage"
     if isinstance(error, SinkError):
         return "output" if error.permanent else "sink"
     if isinstance(error, StorageError | OSError):

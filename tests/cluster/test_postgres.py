@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 import flinkray as fr
-from flinkray.errors import PlanError, ResourceError, SourceError
+from flinkray.errors import PlanError, SourceError
 
 pgserver = pytest.importorskip("pgserver", reason="the wheel pgserver brings the Postgres of these tests", exc_type=ImportError)
 driver = pytest.importorskip("adbc_driver_postgresql.dbapi", reason="pip install 'flinkray[postgres]'", exc_type=ImportError)
@@ -105,8 +105,9 @@ def test_a_connection_that_is_lost_is_made_again_and_a_database_that_is_gone_is_
     )
     assert lookups.find(keys, ("id",)).to_pylist() == [{"id": 1, "name": "ann"}]
     lookups.close()
-    with pytest.raises(ResourceError, match=r"Postgres\(users\) does not answer: .* is the database up"):
+    with pytest.raises(SourceError, match=r"Postgres\(users\) does not answer: .* is the database up") as caught:
         fr.tables.Postgres("postgresql://nobody@127.0.0.1:1/none", "users").schema()
+    assert not caught.value.permanent
 
 
 def test_mistakes_are_told_at_plan_time(server: Any, env: fr.StreamEnvironment) -> None:
@@ -131,5 +132,42 @@ def test_the_address_is_not_shown_and_a_query_that_takes_too_long_ends(server: A
     assert "secret" not in repr(table) + table.describe()
     assert pickle.loads(pickle.dumps(table)) == table
     table = fr.tables.Postgres(server.get_uri(), query="SELECT 1 AS id, pg_sleep(5)::text AS x", timeout="50ms")
-    with closing(table.open()) as slow, pytest.raises(ResourceError, match="statement timeout"):
+    with closing(table.open()) as slow, pytest.raises(SourceError, match="statement timeout") as caught:
         slow.find(pa.RecordBatch.from_pydict({"user": pa.array([1])}), ("id",))
+    assert not caught.value.permanent
+
+
+def test_a_table_that_changes_below_the_job_is_an_error_that_names_it(server: Any) -> None:
+    keys = pa.RecordBatch.from_pydict({"user": pa.array([1])})
+    run(server.get_uri(), "CREATE TABLE changing AS SELECT 1 AS id, 'ann' AS name, 7 AS n")
+    with closing(fr.tables.Postgres(server.get_uri(), "changing").open()) as lookups:
+        assert lookups.find(keys, ("id",)).to_pylist() == [{"id": 1, "name": "ann", "n": 7}]
+        for change, says in (
+            ("ALTER TABLE changing ALTER n TYPE text USING 'seven'", r"Postgres\(changing\): column 'n': .*seven"),
+            ("ALTER TABLE changing DROP n", r"Postgres\(changing\) cannot be asked: .* column t.n does not exist"),
+            ("DROP TABLE changing", r'Postgres\(changing\) cannot be asked: .* relation "changing" does not exist'),
+        ):
+            run(server.get_uri(), change)
+            with pytest.raises(SourceError, match=says) as caught:
+                lookups.find(keys, ("id",))
+            assert caught.value.permanent
+
+
+def test_keys_of_every_type_find_their_rows_whatever_the_servers_time_zone(server: Any, env: fr.StreamEnvironment) -> None:
+    noon = datetime(2026, 7, 1, 12, tzinfo=UTC)
+    run(
+        server.get_uri(),
+        """ALTER ROLE CURRENT_USER SET timezone TO 'America/New_York';
+        CREATE TABLE kinds AS SELECT 'a'::varchar(5) AS word, 2.5::float4 AS number, true AS ok, date '2026-07-01' AS day,
+            timestamp '2026-07-01 12:00:00' AS at, timestamptz '2026-07-01 12:00:00Z' AS zoned, 1::int2 AS small""",
+    )
+    keys = {"word": "a", "number": 2.5, "ok": True, "day": date(2026, 7, 1), "at": noon, "zoned": noon, "small": 1}
+    table = fr.tables.Postgres(server.get_uri(), "kinds")
+    types = {**dict.fromkeys(("at", "zoned"), pa.timestamp("us", "UTC")), "word": pa.dictionary(pa.int32(), pa.string())}
+    stream = env.from_batches(pa.table({name: pa.array([value], types.get(name)) for name, value in keys.items()}))
+    for name in keys:
+        found = stream.select(name).lookup_join(table, name, "inner").collect()
+        assert found.num_rows == 1, name
+    assert rows(env, word=["a\0", "a", "\0"]).lookup_join(table, "word").collect()["small"].null_count == 2, "no text of Postgres has a NUL"
+    with pytest.raises(PlanError, match=r"Postgres\(a query\): a key of type decimal128\(3, 1\) cannot be asked for"):
+        rows(env, n=[Decimal("10.5")]).lookup_join(fr.tables.Postgres(server.get_uri(), query="SELECT 1::numeric(3,1) AS n"), "n")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flinkray as fr
 from flinkray.connectors.base import Lookups, LookupTable
-from flinkray.errors import PlanError
+from flinkray.errors import PlanError, SourceError
 from flinkray.graph.joins import JoinColumn
 from flinkray.operators.asked_lookup import AskedLookupJoinOperator
 from flinkray.operators.lookup_cache import LookupCache
@@ -107,6 +109,80 @@ def test_of_many_keys_those_are_forgotten_that_were_asked_for_first() -> None:
     found, missing = cache.look(pa.RecordBatch.from_pydict({"user": pa.array(range(7))}), 2.0)
     assert missing.tolist() == [True, True, False, False, False, False, True]
     assert sorted(row["name"] for batch in found for row in batch.to_pylist()) == sorted("22334455")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    steps=st.lists(st.tuples(st.integers(0, 4), st.lists(st.integers(0, 9), max_size=6)), max_size=30),
+    most=st.integers(1, 9),
+    lives_s=st.integers(1, 12),
+)
+def test_an_answer_is_given_again_while_it_is_young_and_its_key_among_the_last_that_were_asked_for(
+    steps: list[tuple[int, list[int]]], most: int, lives_s: int
+) -> None:
+    """The model is a list of (key, time at which it was asked for), newest last. Half of the keys are remembered for certain, all at most."""
+    cache, now_s, asked = LookupCache(TABLE, ("id",), 7, most, lives_s), 0.0, list[tuple[int, float]]()
+    for waited_s, wanted in steps:
+        now_s += waited_s
+        keys = pa.RecordBatch.from_pydict({"user": pa.array(sorted(set(wanted)), pa.int64())})
+        found, missing = cache.look(keys, now_s)
+        rows = sorted((row["id"], row["name"]) for batch in found for row in batch.to_pylist())
+        unknown = keys.filter(pa.array(missing)).column(0).to_pylist()
+        last = dict(asked)
+        known = [key for key in keys.column(0).to_pylist() if key not in unknown]
+        assert rows == sorted((key, f"{last[key]}") for key in known for _ in range(key % 3)), "of key 0, 3, ... there are none"
+        assert all(last[key] > now_s - lives_s for key in known)
+        certain = {key for key, at_s in asked[-max(1, most // 2) :] if at_s > now_s - lives_s}
+        assert not certain.intersection(unknown)
+        answer = [{"id": key, "name": f"{now_s}"} for key in unknown for _ in range(key % 3)]
+        cache.put(keys.filter(pa.array(missing)), pa.RecordBatch.from_pylist(answer, TABLE), now_s)
+        asked = [pair for pair in asked if pair[0] not in unknown] + [(key, now_s) for key in unknown]
+        assert len(cache) <= max(2, most)
+
+
+def test_answers_that_are_too_old_do_not_pile_up() -> None:
+    cache, keys = LookupCache(TABLE, ("id",), 7, 100_000, 10.0), pa.RecordBatch.from_pydict({"user": pa.array(range(50))})
+    rows = pa.RecordBatch.from_pylist([{"id": key, "name": str(key)} for key in range(50)], TABLE)
+    sizes = []
+    for turn in range(60):
+        assert cache.look(keys, turn * 10.0)[1].all()
+        cache.put(keys, rows, turn * 10.0)
+        sizes.append(cache.memory_bytes)
+    assert sizes[-1] == sizes[1]
+
+
+@dataclass(frozen=True)
+class Failing(Asked):
+    """Fails before its first `failures` answers."""
+
+    failures: int = 0
+    permanent: bool = False
+
+    def find(self, keys: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
+        if len(TRIED) < self.failures:
+            TRIED.append(1)
+            raise SourceError("the table does not answer (planned)", permanent=self.permanent)
+        return super().find(keys, names)
+
+
+TRIED: list[int] = []
+
+
+def test_a_table_that_does_not_answer_is_tried_for_longer_than_user_code_and_one_that_cannot_ends_the_job(tmp_path: Path) -> None:
+    def run(table: Failing) -> pa.Table:
+        TRIED.clear()
+        restart = fr.RestartStrategy(initial="1ms", maximum="2ms")
+        storage = fr.Checkpointing(interval=None, storage=f"file://{tmp_path}/{table.permanent}")
+        env = fr.StreamEnvironment("away", runtime="local", restart=restart, checkpointing=storage)
+        rows = env.from_batches(pa.table({"user": [1, 2]}), uid="rows").lookup_join(table, {"user": "id"})
+        rows.sink_to(fr.sinks.Parquet(f"{tmp_path}/out", mode="overwrite"), uid="out")
+        assert env.execute().restarts == 5
+        return pq.read_table(f"{tmp_path}/out")
+
+    assert sorted(run(Failing([(1, "ann")], failures=5)).column("name").to_pylist(), key=str) == [None, "ann"]
+    with pytest.raises(SourceError, match="does not answer"):
+        run(Failing([(1, "ann")], failures=1, permanent=True))
+    assert len(TRIED) == 1
 
 
 def test_the_plan_says_that_the_table_is_asked() -> None:
