@@ -78,6 +78,13 @@ def quantile(column: Argument, share: float) -> AggregateCall:
     return AggregateCall("quantile", column, parameter=float(share))
 
 
+def top_k(column: Argument, k: int) -> AggregateCall:
+    """The `k` largest values as a list, largest first; fewer where there are fewer."""
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise PlanError(f"top_k: k is {k!r}; a whole number, 1 or more")
+    return AggregateCall("top_k", column, parameter=k)
+
+
 def udaf(function: Udaf, *columns: Argument) -> AggregateCall:
     """An aggregate of your own over these columns: an instance of a class that extends `fr.Udaf`."""
     if not isinstance(function, Udaf):

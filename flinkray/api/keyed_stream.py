@@ -21,7 +21,7 @@ from flinkray.graph.resolve_joins import asof_join_node, interval, join_node, li
 from flinkray.graph.resolve_keyed import AggregateCall, require_event_time, top_n_node
 from flinkray.graph.resolve_process import process_node
 from flinkray.graph.resolve_rows import best_node, top_node
-from flinkray.graph.resolve_windows import running_aggregates, window_function, windowed_aggregates
+from flinkray.graph.resolve_windows import reduced, running_aggregates, window_function, windowed_aggregates
 from flinkray.graph.windows import SessionWindow, SlidingWindow, TumblingWindow, Window
 
 Half = Literal["semi", "anti"]
@@ -43,6 +43,13 @@ class KeyedStream:
         often, "final" gives only the last answers, at the end of the input; these are rows like any others, and every sink takes them.
         """
         return DataStream(self._environment, running_aggregates(self._node, self.keys, aggregates, emit))
+
+    def reduce(self, function: Callable[[Any, Any], Any], *, emit: str | Duration = "batch") -> DataStream:
+        """All rows of a key made one: `function(first, second)` gets two rows as dicts (times as int microseconds) and gives one with the same
+        columns; the key's own are left as they are. Rows of a batch are put together before they are sent, so that the function must not
+        mind how rows are grouped (it is associative). `emit`: as in `aggregate`, but for "row"."""
+        node = reduced(self._node, function, lambda calls: running_aggregates(self._node, self.keys, calls, emit))
+        return DataStream(self._environment, node)
 
     def window(self, assigner: AnyWindow) -> WindowedStream:
         """Aggregate per window: `fr.windows.Tumbling(...)`, `Sliding`, `Session`, `Cumulative`, `Count` or `Global`."""
@@ -201,6 +208,12 @@ class WindowedStream:
     def aggregate(self, **aggregates: AggregateCall) -> DataStream:
         """Rows of the key columns, `window_start`, `window_end` (not of Count and Global) and `name=fr.agg...`, one per key and window."""
         node = windowed_aggregates(self._node, self.keys, aggregates, self._windows(), self._lateness_us, self._late_tag)
+        return DataStream(self._environment, node)
+
+    def reduce(self, function: Callable[[Any, Any], Any]) -> DataStream:
+        """All rows of each key and window made one, as in `KeyedStream.reduce`, beside `window_start` and `window_end` (not of Count and Global)."""
+        windows, late = self._windows(), (self._lateness_us, self._late_tag)
+        node = reduced(self._node, function, lambda calls: windowed_aggregates(self._node, self.keys, calls, windows, *late))
         return DataStream(self._environment, node)
 
     def process(

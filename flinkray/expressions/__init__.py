@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from flinkray.expressions import arithmetic, comparison, conditional, numeric, strings, times
+from flinkray.expressions import arithmetic, comparison, conditional, numeric, strings, structs, times
 from flinkray.expressions.binding import Counters
 from flinkray.expressions.conditional import When, when
 from flinkray.expressions.times import to_datetime
 from flinkray.expressions.tree import Expression, as_expression, coalesce, col, lit
 from flinkray.expressions.types import engine_type, parse_type, schema_from, type_name
 
-_BINDERS = (arithmetic, comparison, conditional, numeric, strings, times)  # importing them registers what they bind
+_BINDERS = (arithmetic, comparison, conditional, numeric, strings, structs, times)  # importing them registers what they bind
 
 __all__ = [
     "Counters",

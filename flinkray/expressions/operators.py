@@ -13,6 +13,7 @@ from flinkray.expressions.types import TypeLike, parse_type
 
 if TYPE_CHECKING:
     from flinkray.expressions.strings import StringMethods
+    from flinkray.expressions.structs import StructMethods
     from flinkray.expressions.times import TimeMethods
     from flinkray.expressions.tree import Expression
 
@@ -230,3 +231,10 @@ class Operators:
         from flinkray.expressions.times import TimeMethods
 
         return TimeMethods(self._itself)
+
+    @property
+    def struct(self) -> StructMethods:
+        """Fields of structs: `col("place").struct.field("city")`."""
+        from flinkray.expressions.structs import StructMethods
+
+        return StructMethods(self._itself)

@@ -20,7 +20,8 @@ from flinkray.graph.windows import SessionWindow, Window
 @dataclass(frozen=True)
 class Aggregate:
     """`function` over `column` (None: count of rows), ordered or chosen by `by` (min_by, max_by; of count_distinct: whether a row counts), under
-    the name `output`. `more`: further columns and `parameter` the function itself of a udaf; `parameter` of a quantile the share."""
+    the name `output`. `more`: further columns and `parameter` the function itself of a udaf; `parameter` of a quantile the share, of
+    top_k how many, of reduce the function."""
 
     output: str
     function: str
@@ -57,7 +58,7 @@ MAX_AGGREGATES = 62
 """In one operator: bits of the flags word."""
 
 FUNCTIONS = ("count", "sum", "min", "max", "mean", "first", "last", "min_by", "max_by", "stddev")
-ARRAY_FUNCTIONS = ("collect_list", "count_distinct", "approx_distinct", "quantile", "udaf")
+ARRAY_FUNCTIONS = ("collect_list", "count_distinct", "approx_distinct", "quantile", "top_k", "reduce", "udaf")
 """What they keep of a key is an Arrow value and no fixed number of words."""
 
 _ORDERED = ("min", "max", "first", "last", "min_by", "max_by")
@@ -104,6 +105,13 @@ def _array_type(aggregate: Aggregate, input_schema: pa.Schema) -> pa.DataType:
     kind = kinds[0].value_type if pa.types.is_dictionary(kinds[0]) else kinds[0]
     if aggregate.function == "collect_list":
         return pa.list_(kind)
+    if aggregate.function == "top_k":
+        if pa.types.is_nested(kind):
+            raise PlanError(f"{aggregate.describe()}: {kind} has no order")
+        return pa.list_(kind)
+    if aggregate.function == "reduce":
+        plain = (each.value_type if pa.types.is_dictionary(each) else each for each in kinds)
+        return pa.struct(list(zip(aggregate.inputs(), plain, strict=True)))
     if aggregate.function in ("approx_distinct", "count_distinct"):
         check_key_type(str(aggregate.column), kind)
         return pa.int64()

@@ -66,6 +66,16 @@ def running_aggregates(
     return _general(stream, keys, calls, Windows(GlobalWindow(), trigger, per_batch=when == "batch"), 0, None)
 
 
+def reduced(
+    stream: LogicalNode, function: Callable[..., Any], aggregated: Callable[[dict[str, AggregateCall]], LogicalNode]
+) -> LogicalNode:
+    """The rows of each group made one by a function of two; `aggregated` makes the node that forms groups. Raises PlanError."""
+    if not callable(function):
+        raise PlanError(f"reduce: {function!r} cannot be called; give function(first, second), which makes one row (a dict) of two")
+    schema = require_schema(stream, "reduce")
+    return aggregated({"row": AggregateCall("reduce", schema.names[0], more=tuple(schema.names[1:]), parameter=function)})
+
+
 def window_function(
     stream: LogicalNode,
     keys: tuple[str, ...],
@@ -97,10 +107,14 @@ def _general(
 ) -> GeneralWindowNode:
     schema = _check(stream, windows, lateness_us)
     fields = list(WINDOW_FIELDS) if windows.bounded else []
-    check_outputs(calls, keys, [field.name for field in fields])
     aggregates, arguments = named_aggregates(schema, calls)
+    reduces = any(aggregate.function == "reduce" for aggregate in aggregates)  # the only one then; its columns are those of the rows
+    outputs = {name: calls["row"] for name in schema.names if name not in keys} if reduces else calls
+    check_outputs(outputs, keys, [field.name for field in fields])
     typed = pa.schema([*schema, *(pa.field(name, expression.result_type(schema)) for name, expression in arguments)])
     results = [pa.field(aggregate.output, result_type(aggregate, typed)) for aggregate in aggregates]
+    if reduces:
+        results = [field for field in results[0].type if field.name not in keys]
     _check_library(aggregates)
     key_fields = [pa.field(key, _plain(schema.field(key).type)) for key in keys]
     change_key = (*keys, *(field.name for field in fields)) if windows.refines else None

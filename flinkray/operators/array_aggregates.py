@@ -6,9 +6,10 @@ groups at most, and only in sketches.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -23,6 +24,7 @@ from flinkray.errors import OperatorError
 from flinkray.graph.aggregates import Aggregate
 from flinkray.graph.udaf import Udaf
 from flinkray.operators.ranking import order_codes
+from flinkray.operators.rows import to_rows
 from flinkray.state.arrow_buffers import contiguous, float_values
 from flinkray.state.key_hash import hash_keys
 
@@ -51,6 +53,10 @@ def array_aggregate(aggregate: Aggregate, schema: pa.Schema) -> Udaf:
     kinds = [_plain(schema.field(name).type) for name in aggregate.inputs()]
     if aggregate.function == "collect_list":
         return CollectList(kinds[0])
+    if aggregate.function == "top_k":
+        return TopK(kinds[0], int(aggregate.parameter))
+    if aggregate.function == "reduce":
+        return Reduced(aggregate.parameter, pa.struct(list(zip(aggregate.inputs(), kinds, strict=True))))
     if aggregate.function == "count_distinct":
         return CountDistinct(kinds[0])
     if aggregate.function == "approx_distinct":
@@ -137,6 +143,67 @@ class CollectList(_Array):
     def merge(self, groups: Any, accumulators: pa.Array) -> pa.Array:
         ends = np.concatenate([[0], np.cumsum(accumulators.value_lengths().to_numpy())])
         return pa.ListArray.from_arrays(pa.array(ends[groups.starts], pa.int32()), accumulators.flatten())
+
+    def finish(self, accumulators: pa.Array) -> pa.Array:
+        return accumulators
+
+
+class TopK(_Array):
+    """The `k` largest values, largest first; null and NaN are not among them."""
+
+    def __init__(self, kind: pa.DataType, k: int) -> None:
+        super().__init__(pa.list_(kind), pa.list_(kind))
+        self._k = k
+
+    def accumulate(self, groups: Any, *columns: pa.Array) -> pa.Array:
+        values = columns[0].dictionary_decode() if pa.types.is_dictionary(columns[0].type) else columns[0]
+        valid = values.is_valid()
+        if pa.types.is_floating(values.type):
+            valid = pc.and_(valid, pc.fill_null(pc.invert(pc.is_nan(values)), False))
+        chosen = np.flatnonzero(valid.to_numpy(zero_copy_only=False))
+        return self._best(groups.of_row[chosen], values.take(pa.array(chosen)), len(groups))
+
+    def merge(self, groups: Any, accumulators: pa.Array) -> pa.Array:
+        return self._best(np.repeat(groups.of_row, accumulators.value_lengths().to_numpy()), accumulators.flatten(), len(groups))
+
+    def finish(self, accumulators: pa.Array) -> pa.Array:
+        return accumulators
+
+    def _best(self, of_row: Int64Array, values: pa.Array, groups: int) -> pa.Array:
+        order = np.lexsort((*reversed(order_codes(values, "desc")), of_row))
+        place = np.arange(len(order)) - np.searchsorted(of_row[order], of_row[order])
+        order = order[place < self._k]
+        starts = np.searchsorted(of_row[order], np.arange(groups + 1))
+        return pa.ListArray.from_arrays(pa.array(starts, pa.int32()), values.take(pa.array(order)))
+
+
+class Reduced(_Array):
+    """All rows of a group made one by a function of two rows, in the order in which they came. A row is a struct here, for the function a dict."""
+
+    def __init__(self, function: Callable[[Any, Any], Any], row: pa.DataType) -> None:
+        super().__init__(row, row)
+        self._function, self._names = function, frozenset(field.name for field in row)
+
+    def accumulate(self, groups: Any, *columns: pa.Array) -> pa.Array:
+        plain = [column.dictionary_decode() if pa.types.is_dictionary(column.type) else column for column in columns]
+        return self.merge(groups, pa.StructArray.from_arrays(plain, fields=list(self._types[0])))
+
+    def merge(self, groups: Any, accumulators: pa.Array) -> pa.Array:
+        lengths = np.diff(groups.starts)
+        if (lengths == 1).all():
+            return accumulators
+        rows = to_rows(pa.RecordBatch.from_struct_array(accumulators))
+        made = [rows[start] if stop - start == 1 else self._one(rows[start:stop]) for start, stop in pairwise(groups.starts.tolist())]
+        try:
+            return pa.array(made, self._types[0])
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
+            raise OperatorError(f"reduce: the function gave what is no {self._types[0]}: {error}") from error
+
+    def _one(self, rows: list[dict[str, Any]]) -> Mapping[str, Any]:
+        row = functools.reduce(self._function, rows)
+        if not isinstance(row, Mapping) or row.keys() != self._names:
+            raise OperatorError(f"reduce: the function gave {row!r:.80}, not a dict with {', '.join(sorted(self._names))}")
+        return row
 
     def finish(self, accumulators: pa.Array) -> pa.Array:
         return accumulators

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from flinkray.graph.aggregates import Aggregate, keeps_words
 from flinkray.operators.array_aggregates import RowGroups, array_aggregate, columns_of
@@ -61,12 +62,16 @@ class PartialAggregates:
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
     def results(self, parts: pa.RecordBatch) -> dict[str, pa.Array]:
-        """By the name of the aggregate."""
+        """By the name of the aggregate; of rows that were made one by their own."""
         names = self._layout.names
         words = np.array([parts.column(name).to_numpy() for name in names], np.int64).reshape(len(names), parts.num_rows)
         by_words = self._layout.results(words) if names else []
         found = {output: by_words[place] for output, place in self._words.items()}
-        return found | {output: each.finish(parts.column(self._name(output))) for output, each in self._arrays.items()}
+        found |= {output: each.finish(parts.column(self._name(output))) for output, each in self._arrays.items()}
+        for output in [output for output, aggregate in self._by_output.items() if aggregate.function == "reduce"]:
+            row = found.pop(output)
+            found |= {field.name: pc.struct_field(row, field.name) for field in row.type if field.name not in self._keys}
+        return found
 
     def _folded(self, program: Program, groups: RowGroups) -> list[pa.Array]:
         layout = self._layout

@@ -60,6 +60,18 @@ CASES: dict[str, tuple[Aggregate, Any]] = {
     "min_by": (Aggregate("a", "min_by", "s", "n"), lambda rows: best(rows, "s", "n", False)),
     "max_by a string": (Aggregate("a", "max_by", "n", "s"), lambda rows: best(rows, "n", "s", True)),
     "collect_list": (Aggregate("a", "collect_list", "s"), lambda rows: [each["s"] for each in rows if each["s"] is not None]),
+    "top_k": (
+        Aggregate("a", "top_k", "n", parameter=2),
+        lambda rows: sorted((r["n"] for r in rows if r["n"] is not None), reverse=True)[:2],
+    ),
+    "top_k of strings": (
+        Aggregate("a", "top_k", "s", parameter=3),
+        lambda rows: sorted((r["s"] for r in rows if r["s"] is not None), reverse=True)[:3],
+    ),
+    "reduce": (
+        Aggregate("a", "reduce", "s", more=("n",), parameter=lambda a, b: {"s": (a["s"] or "") + (b["s"] or ""), "n": b["n"]}),
+        lambda rows: {"s": rows[0]["s"] if len(rows) == 1 else "".join(r["s"] or "" for r in rows), "n": rows[-1]["n"]},
+    ),
     "approx_distinct": (Aggregate("a", "approx_distinct", "s"), lambda rows: len({each["s"] for each in rows} - {None})),
     "quantile": (
         Aggregate("a", "quantile", "x", parameter=0.0),
@@ -142,11 +154,33 @@ def test_they_run_beside_each_other_and_beside_numbers(rows: fr.KeyedStream) -> 
     assert all(each["middle"] >= statistics.fmean([1, 2]) for each in median)
 
 
+def larger(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    return first if first["n"] >= second["n"] else {**second, "n": second["n"] + 0.25}
+
+
+def test_rows_of_a_key_are_made_one_by_a_function_of_two(rows: fr.KeyedStream) -> None:
+    expected = [{"key": "a", "name": "y", "n": 5.25, "t": 2}, {"key": "b", "name": None, "n": 2.75, "t": 4}]
+    for stream in (rows.reduce(larger), rows.reduce(larger, emit="final"), rows.window(fr.windows.Session("1s")).reduce(larger)):
+        assert sorted(stream.select("key", "name", "n", "t").collect().to_pylist(), key=str) == expected
+    windowed = rows.window(fr.windows.Count(2)).reduce(lambda first, second: first)
+    assert windowed.schema == pa.schema({"key": "string", "name": "string", "n": "float64", "t": "int64"})
+    assert sorted(windowed.collect()["n"].to_pylist()) == [1.0, 2.0]
+    assert "reduce(key, name, n, t) per key" in rows.reduce(larger).uid("largest").explain()
+    with pytest.raises(PlanError, match=r"give function\(first, second\)"):
+        rows.reduce("max")  # type: ignore[arg-type]
+    with pytest.raises(OperatorError, match="not a dict with key, n, name, t"):
+        rows.reduce(lambda first, second: first["n"]).collect()
+    with pytest.raises(OperatorError, match="what is no struct"):
+        rows.reduce(lambda first, second: {**first, "n": "many"}).collect()
+
+
 def test_mistakes_are_found_at_plan_time(rows: fr.KeyedStream) -> None:
     with pytest.raises(PlanError, match="a quantile is of numbers, but 'name' is string"):
         rows.aggregate(q=fr.agg.quantile("name", 0.5))
     with pytest.raises(PlanError, match=r"0\.5 is the median"):
         fr.agg.quantile("n", 50)
+    with pytest.raises(PlanError, match="a whole number, 1 or more"):
+        fr.agg.top_k("n", 0)
     with pytest.raises(PlanError, match=r"is no fr\.Udaf"):
         fr.agg.udaf(max, "n")  # type: ignore[arg-type]
     with pytest.raises(PlanError, match="a Udaf without result_type"):

@@ -367,3 +367,17 @@ def test_a_malformed_pattern_or_group_is_a_plan_error():
     with pytest.raises(PlanError, match="give a string"):
         col("x").str.contains(5)
     assert lit("a/b").str.split_part("/", 0).evaluate(pa.record_batch({"x": ["p", "q"]})).to_pylist() == ["a", "a"]
+
+
+def test_fields_of_structs_are_taken_out_and_null_where_the_struct_is() -> None:
+    place = pa.array([{"city": "Ulm", "at": {"x": 1}}, None, {"city": None, "at": None}])
+    batch = pa.record_batch([place], names=["place"])
+    field = col("place").struct.field
+    assert field("city").evaluate(batch).to_pylist() == ["Ulm", None, None]
+    assert field("at").struct.field("x").evaluate(batch).to_pylist() == [1, None, None]
+    assert field("at").result_type(batch.schema) == pa.struct({"x": "int64"})
+    assert str(field("city").str.upper()) == 'col("place").struct.field("city").str.upper()'
+    with pytest.raises(PlanError, match=r"no field 'cty'; did you mean 'city'\?"):
+        field("cty").result_type(batch.schema)
+    with pytest.raises(PlanError, match=r"is string, and \.struct takes a struct"):
+        field("city").struct.field("x").result_type(batch.schema)
