@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         StateTtl,
         ValueState,
     )
+    from flinkray.graph.row_process import ProcessFunction
     from flinkray.graph.udaf import Udaf
 
 __version__ = "0.1.0"
@@ -89,6 +90,7 @@ __all__ = [
     "OperatorError",
     "PlanError",
     "ProcessContext",
+    "ProcessFunction",
     "ProtocolError",
     "ReducingState",
     "ResourceError",
@@ -145,6 +147,7 @@ _HOMES = {
         "StateTtl",
         "ValueState",
     ),
+    "flinkray.graph.row_process": ("ProcessFunction",),
     "flinkray.graph.udaf": ("Udaf",),
     "flinkray.errors": tuple(name for name in __all__ if name.endswith("Error")),
 }

@@ -20,6 +20,7 @@ from flinkray.graph.logical_calls import AsyncCalls, Stage
 from flinkray.graph.planner_uids import check_uid
 from flinkray.graph.resolve_calls import CAPACITY, RETRY_PAUSE, async_calls, call_node, is_coroutine, stage_of
 from flinkray.graph.resolve_joins import broadcast_join_node, lookup_join_node
+from flinkray.graph.row_process import ProcessFunction, row_process_node
 from flinkray.graph.windows import WatermarkStrategy
 
 if TYPE_CHECKING:
@@ -222,6 +223,19 @@ class DataStream(_Step):
             raise PlanError(f"async_map: {function!r} is no coroutine function; write async def, or use map for functions that do not wait")
         calls = async_calls(ordered, capacity, batch_size, max_latency, timeout, retries, retry_pause)
         return self._calls("async_map", function, output_schema, uid, name, calls, batch_format=batch_format, on_error=on_error)
+
+    def process(
+        self,
+        function: ProcessFunction,
+        output_schema: OutputSchema | None = None,
+        *,
+        uid: str | None = None,
+        name: str | None = None,
+    ) -> DataStream:
+        """A function of your own over rows, with side outputs: an instance of a class that extends `fr.ProcessFunction`. State and timers belong
+        to a key: see `KeyedStream.process`. Columns and side outputs are declared as there."""
+        schema = function_schema(function, output_schema, "process")  # type: ignore[arg-type]
+        return self._then(row_process_node(self._node, function, schema))._label(uid, name)
 
     def split(self, *predicates: Expression) -> tuple[DataStream, ...]:
         """One stream for each predicate, and one more for the rest: a row goes to the first whose predicate is true (not null)."""

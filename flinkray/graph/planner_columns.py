@@ -28,6 +28,7 @@ from flinkray.graph.logical import (
     WatermarkNode,
 )
 from flinkray.graph.logical_co_process import CoProcessNode
+from flinkray.graph.row_process import RowProcessNode
 
 OutputKey = tuple[int, str | None]
 """A node's serial and the tag of its output (None: the main one)."""
@@ -127,6 +128,11 @@ def input_need(node: LogicalNode, need: Need, found: Mapping[OutputKey, Need]) -
             names = set(kept(node.rows, need))
             own = {column.left for column in node.columns if column.name in names and column.left is not None}
             return Need(frozenset(own.union(node.keys)), need.event_time)
+        case RowProcessNode():
+            chosen = node.function.input_columns
+            everything = all_columns(node.inputs[0].rows)
+            timed = node.inputs[0].rows.event_time
+            return Need(everything.columns if chosen is None else frozenset(chosen), timed)
         case ProcessNode():
             wanted = node.function.input_columns
             everything = all_columns(node.inputs[0].rows)

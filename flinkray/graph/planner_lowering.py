@@ -22,10 +22,11 @@ from flinkray.graph.planner_columns import Need, OutputKey, all_columns, input_n
 from flinkray.graph.planner_drafts import Draft, Drafts, Link, Port
 from flinkray.graph.planner_joins import lower_join
 from flinkray.graph.planner_keyed import lower_aggregate, lower_top_n
-from flinkray.graph.planner_process import lower_process
+from flinkray.graph.planner_process import lower_process, lower_row_process
 from flinkray.graph.planner_rows import lower_changes, lower_first, lower_lookup, lower_rank
 from flinkray.graph.planner_windows import lower_windows
 from flinkray.graph.resolve import written_schema
+from flinkray.graph.row_process import RowProcessNode
 
 SPLITS = pa.schema([("split", pa.string()), ("size", pa.int64())])
 """What an enumerator sends to its readers."""
@@ -118,6 +119,8 @@ class Lowering:
                 return lower_co_process(self, node, (first, second))
             case logical.ProcessNode():
                 return lower_process(self, node)
+            case RowProcessNode():
+                return lower_row_process(self, node)
             case CallNode():
                 return lower_call(self, node)
             case logical.SinkNode():
@@ -230,7 +233,7 @@ class Lowering:
 
     def _side_output(self, node: logical.SideOutputNode) -> Port:
         port = self.port(node)
-        if isinstance(node.inputs[0], logical.SourceNode | logical.ProcessNode | logical.FunctionNode):
+        if isinstance(node.inputs[0], logical.SourceNode | logical.ProcessNode | RowProcessNode | logical.FunctionNode):
             return Port(port.draft, node.rows, node.tag)
         # Late rows are as they came to the operator: maybe with computed arguments that the user does not know of.
         return self.drafts.narrow(self.late[node.inputs[0].serial], self.need(node), node.rows)

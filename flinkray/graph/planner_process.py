@@ -5,12 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flinkray.graph.job_graph import Hash
-from flinkray.graph.logical import ProcessNode
+from flinkray.graph.logical import ProcessNode, RowType
 from flinkray.graph.planner_drafts import Link, Port
 from flinkray.graph.process import mode_of, states_of
+from flinkray.graph.row_process import RowProcessNode
 
 if TYPE_CHECKING:
     from flinkray.graph.planner_lowering import Lowering
+
+
+def lower_row_process(lowering: Lowering, node: RowProcessNode) -> Port:
+    """Where the rows are."""
+    link = lowering.drafts.feed(lowering.port(node), lowering.parallelism(node), lowering.asked(node))
+    params = {
+        "function": node.function,
+        "output_schema": node.rows.schema,
+        "side_schemas": dict(node.sides),
+        "columns": node.function.input_columns,
+    }
+    rows = RowType(node.rows.schema, event_time=link.port.rows.event_time)
+    draft = lowering.draft(node, "row_process", params, rows, [link])
+    draft.notes.insert(0, f"calls {type(node.function).__name__}.{mode_of(node.function)}")
+    return draft.output
 
 
 def lower_process(lowering: Lowering, node: ProcessNode) -> Port:

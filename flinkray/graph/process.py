@@ -294,7 +294,7 @@ class KeyedProcessFunction:
     def close(self) -> None: ...
 
 
-def mode_of(function: KeyedProcessFunction) -> str:
+def mode_of(function: Any) -> str:
     """Which of the three ways the function is written for. Raises PlanError."""
     written = [mode for mode in function.modes if callable(getattr(function, mode, None))]
     name = type(function).__name__
@@ -307,7 +307,7 @@ def mode_of(function: KeyedProcessFunction) -> str:
     return written[0]
 
 
-def states_of(function: KeyedProcessFunction) -> dict[str, State]:
+def states_of(function: Any) -> dict[str, State]:
     """The declarations by attribute, in the order of their names. Raises PlanError when two have one name."""
     found: dict[str, State] = {}
     for attribute in dir(type(function)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 from flinkray.errors import PlanError
@@ -28,13 +30,18 @@ def process_node(
         check_column(stream.rows, column, f"process: {name}.input_columns")
     if output_schema is not None:
         check_names(output_schema.names, "process: output_schema")
+    rows = RowType(output_schema, event_time=stream.rows.event_time)
+    return ProcessNode(inputs=(stream,), rows=rows, keys=keys, function=function, sides=side_schemas(function))
+
+
+def side_schemas(function: Any) -> dict[str, pa.Schema]:
+    """What a process function declares to give to its side outputs, by tag. Raises PlanError."""
     sides = {}
     for tag, declared in function.side_outputs.items():
         check_uid(tag)
         try:
             sides[tag] = schema_from(declared)
         except PlanError as error:
-            raise PlanError(f"process: {name}.side_outputs[{tag!r}]: {error}") from None
+            raise PlanError(f"process: {type(function).__name__}.side_outputs[{tag!r}]: {error}") from None
         check_names(sides[tag].names, f"process: side output {tag!r}")
-    rows = RowType(output_schema, event_time=stream.rows.event_time)
-    return ProcessNode(inputs=(stream,), rows=rows, keys=keys, function=function, sides=sides)
+    return sides

@@ -38,6 +38,7 @@ _CLASSES = {
     "first": "first:FirstOperator",
     "count_new": "count_new:CountNewOperator",
     "retract": "retract:RetractOperator",
+    "row_process": "row_process:RowProcessOperator",
     "process": "process:ProcessOperator",
     "co_process": "co_process:CoProcessOperator",
     "stage": "stage:StageOperator",
