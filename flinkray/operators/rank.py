@@ -16,7 +16,7 @@ from flinkray.columns import CHANGE, DELETE, EVENT_TIME, INSERT, MAX_WATERMARK, 
 from flinkray.errors import PlanError
 from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState, StateCapture
 from flinkray.operators.join_rows import plain_columns
-from flinkray.operators.ranking import OrderBy, order_codes
+from flinkray.operators.ranking import OrderBy, candidates, order_codes
 from flinkray.operators.restore import capture_watermark, restored_watermark
 from flinkray.operators.row_states import RowStates
 from flinkray.state.arrow_buffers import words_of
@@ -71,56 +71,66 @@ class RankOperator(Operator):
     def process(self, batch: pa.RecordBatch, input_index: int, out: Output) -> None:
         batch = plain_columns(batch, self._rows.schema)
         slots = self._states.slots(batch, ROWS)
-        unique, number = np.unique(slots, return_inverse=True)
+        unique, number = _numbered(slots)
         own, kept = self._rows.of(unique)
-        candidates = pa.concat_batches([self._rows.take(kept), batch])
         groups = np.concatenate([own, number])
-        order, best = self._best(candidates, groups)
+        order, best = self._best(self._codes(kept, batch), groups)
         stays = best[: len(kept)]
         came = np.flatnonzero(best[len(kept) :])
-        replaced = self._rows.take(kept[~stays])
-        self._rows.remove(kept[~stays], self._states.history.generation)
+        replaced = kept[~stays]
+        self._rows.remove(replaced, self._states.history.generation)
         self._rows.add(batch, came, slots[came], self._states.history.generation)
         if self._rank is not None:
-            self._emit_ranks(candidates, groups, order[best[order]], len(kept), out)
+            self._emit_ranks(kept, batch, groups, order[best[order]], out)
         elif self._upsert:
-            known = np.isin(number[came], own)
-            self._emit(batch.take(pa.array(came)), np.where(known, UPDATE_AFTER, INSERT), out)
+            known = np.zeros(len(unique), np.bool_)
+            known[own] = True
+            self._emit(batch.take(pa.array(came)), np.where(known[number[came]], UPDATE_AFTER, INSERT), out)
         else:
-            self._emit(replaced, np.full(replaced.num_rows, DELETE), out)
+            self._emit(self._rows.take(replaced), np.full(len(replaced), DELETE), out)
             self._emit(batch.take(pa.array(came)), np.full(len(came), INSERT), out)
         self._states.tidy()
         self._states.measure()
 
-    def _best(self, rows: pa.RecordBatch, group: Int64Array) -> tuple[Int64Array, npt.NDArray[np.bool_]]:
-        """Positions of the rows by group, the best first, and which are among the best; they stand in order of arrival."""
-        codes = [code for name, direction in self._by for code in order_codes(rows.column(name), direction)]
-        arrival = np.arange(rows.num_rows)
-        order = np.lexsort((-arrival if self._newest else arrival, *reversed(codes), group))
-        position = np.arange(len(order))
-        first = _begins(group[order])
+    def _codes(self, kept: Int64Array, batch: pa.RecordBatch) -> list[Int64Array]:
+        """What rows are ordered by, those that are kept and then those that came; the smaller, the better, and the first decides first."""
+        rows = self._rows.take(kept, list(dict.fromkeys(name for name, _ in self._by)))
+        columns = [(pa.concat_arrays([rows.column(name), batch.column(name)]), direction) for name, direction in self._by]
+        return [code for column, direction in columns for code in order_codes(column, direction)]
+
+    def _best(self, codes: list[Int64Array], group: Int64Array) -> tuple[Int64Array, npt.NDArray[np.bool_]]:
+        """Positions of the rows by group, the best first, and which are among the best; they stand in order of arrival. Rows without a chance may
+        be left out of the first."""
+        best, chosen = np.zeros(len(group), np.bool_), candidates(group, codes[0], self._n)
+        if chosen is None:
+            chosen = np.arange(len(group))
+        group, codes = group[chosen], [code[chosen] for code in codes]
+        found = np.lexsort((-chosen if self._newest else chosen, *reversed(codes), group))
+        position = np.arange(len(found))
+        first = _begins(group[found])
         start = np.maximum.accumulate(np.where(first, position, 0))
         if self._ties:
             for code in codes:
-                first = first | _begins(code[order])
+                first = first | _begins(code[found])
             position = np.maximum.accumulate(np.where(first, position, 0))
-        best = np.zeros(len(order), np.bool_)
+        order = chosen[found]
         best[order[position - start < self._n]] = True
         return order, best
 
-    def _emit_ranks(self, rows: pa.RecordBatch, groups: Int64Array, best: Int64Array, kept: int, out: Output) -> None:
-        """Rows that came, or have another rank than before. `best`: positions by group and rank; those below `kept` were there before."""
-        group, old = groups[best], best < kept
+    def _emit_ranks(self, kept: Int64Array, batch: pa.RecordBatch, groups: Int64Array, best: Int64Array, out: Output) -> None:
+        """Rows that came, or have another rank than before. `best`: by group and rank the numbers of rows, those that are kept and then those that
+        came."""
+        group, old = groups[best], best < len(kept)
         place = np.arange(len(best))
         start = np.maximum.accumulate(np.where(_begins(group), place, 0))
         olds = np.cumsum(old)
         old_rank = olds - olds[start] + old[start]  # of an old row: itself among them
         rank = place - start + 1
-        changed = ~old | (rank != old_rank)
-        known = rank <= np.bincount(groups[:kept], minlength=int(groups.max(initial=0)) + 1)[group]
-        self._emit(
-            rows.take(pa.array(best[changed])), np.where(known, UPDATE_AFTER, INSERT)[changed], out, pa.array(rank[changed], pa.int64())
-        )
+        known = rank <= np.bincount(groups[: len(kept)], minlength=int(groups.max(initial=0)) + 1)[group]
+        changes = np.where(known, UPDATE_AFTER, INSERT)
+        moved, came = np.flatnonzero(old & (rank != old_rank)), np.flatnonzero(~old)
+        self._emit(self._rows.take(kept[best[moved]]), changes[moved], out, pa.array(rank[moved], pa.int64()))
+        self._emit(batch.take(pa.array(best[came] - len(kept))), changes[came], out, pa.array(rank[came], pa.int64()))
 
     def _emit(self, rows: pa.RecordBatch, changes: npt.NDArray, out: Output, ranks: pa.Array | None = None) -> None:
         if not rows.num_rows:
@@ -149,6 +159,12 @@ class RankOperator(Operator):
 
     def snapshot(self, checkpoint_id: int, base_id: int | None) -> list[StateCapture]:
         return [*self._states.snapshot(checkpoint_id, base_id), capture_watermark(self._watermark)]
+
+
+def _numbered(slots: np.ndarray) -> tuple[np.ndarray, Int64Array]:
+    """The distinct slots as they came, and of each row the number of its own."""
+    found = pa.array(slots).dictionary_encode()
+    return found.dictionary.to_numpy(), found.indices.to_numpy().astype(np.int64)
 
 
 def _begins(values: np.ndarray) -> npt.NDArray[np.bool_]:

@@ -70,9 +70,9 @@ def key_codes(rows: pa.RecordBatch, keys: Sequence[str], groups: Int64Array) -> 
 
 def _top_of_groups(groups: Int64Array, dense: Int64Array, codes: Sequence[Int64Array], n: int) -> Int64Array:
     """`dense`: the groups, numbered from 0 on."""
-    candidates = _candidates(dense, codes[0], n)
-    if candidates is not None:
-        groups, codes = groups[candidates], [code[candidates] for code in codes]
+    chosen = candidates(dense, codes[0], n)
+    if chosen is not None:
+        groups, codes = groups[chosen], [code[chosen] for code in codes]
     order = np.lexsort((*reversed(codes), groups))
     position = np.arange(len(order))
     new_group = _changes(groups[order])
@@ -82,11 +82,12 @@ def _top_of_groups(groups: Int64Array, dense: Int64Array, codes: Sequence[Int64A
     group_start = np.maximum.accumulate(np.where(new_group, position, 0))
     value_start = np.maximum.accumulate(np.where(new_value, position, 0))
     best = order[value_start - group_start < n]
-    return best if candidates is None else candidates[best]
+    return best if chosen is None else chosen[best]
 
 
-def _candidates(groups: Int64Array, codes: Int64Array, n: int) -> Int64Array | None:
-    """Positions of the rows that their first code leaves a chance; None where finding them does not pay."""
+def candidates(groups: Int64Array, codes: Int64Array, n: int) -> Int64Array | None:
+    """Positions of the rows that their first code leaves a chance to be among the best n of their group, ascending; None where finding them does
+    not pay. `groups`: numbers from 0 on."""
     heaps = int(groups.max(initial=0)) + 1
     if 2 * heaps * n > len(groups):
         return None

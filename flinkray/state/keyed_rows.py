@@ -139,8 +139,10 @@ class KeyedRows:
         self._entries[positions, GENERATION] = generation
         self._dead += len(positions)
 
-    def take(self, positions: Int64Array) -> pa.RecordBatch:
-        return self.rows.view().take(positions)
+    def take(self, positions: Int64Array, names: Sequence[str] | None = None) -> pa.RecordBatch:
+        """`names`: only these columns."""
+        view = self.rows.view()
+        return (view if names is None else view.select(names)).take(positions)
 
     # --- snapshots
 

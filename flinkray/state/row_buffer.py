@@ -1,8 +1,9 @@
-"""Rows kept as they came, in Arrow columns: appended in batches, taken by position. Batches of similar size are joined, so that there
-are few of them and each row is copied a few times in its life."""
+"""Rows kept as they came, in Arrow columns: appended in batches, taken by position. Batches are joined, so that there are few of them and
+each row is copied a few times in its life."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ from flinkray.state.arrow_buffers import contiguous, value_type
 
 Int64Array = npt.NDArray[np.int64]
 
+_JOINED = 8
+"""So many batches become one."""
 LARGEST_BYTES = 1 << 27
 """Batches above are not joined: the offsets of strings are 32 bits wide, and a merge should not take long."""
 
@@ -29,10 +32,17 @@ class RowView:
     schema: pa.Schema
     batches: tuple[pa.RecordBatch, ...]
 
+    def select(self, names: Sequence[str]) -> RowView:
+        """Only these columns, without a copy."""
+        return RowView(pa.schema([self.schema.field(name) for name in names]), tuple(batch.select(names) for batch in self.batches))
+
     def take(self, positions: Int64Array) -> pa.RecordBatch:
-        """The rows at these positions, in this order, as a copy."""
+        """The rows at these positions, in this order; a copy, unless they stand together in one batch."""
         if not len(positions):
             return pa.RecordBatch.from_pylist([], self.schema)
+        if positions[-1] - positions[0] == len(positions) - 1 and np.all(np.diff(positions) == 1):
+            parts = self.between(int(positions[0]), int(positions[-1]) + 1)
+            return parts[0] if len(parts) == 1 else pa.concat_batches(parts)
         if len(self.batches) == 1:
             return self.batches[0].take(pa.array(positions))
         bases = np.cumsum([0, *(batch.num_rows for batch in self.batches)])
@@ -56,10 +66,15 @@ class RowView:
 
     def after(self, row: int) -> list[pa.RecordBatch]:
         """The rows from position `row` on, without a copy."""
+        return self.between(row, sum(batch.num_rows for batch in self.batches))
+
+    def between(self, first: int, stop: int) -> list[pa.RecordBatch]:
+        """The rows from position `first` to before `stop`, without a copy."""
         found, base = [], 0
         for batch in self.batches:
-            if base + batch.num_rows > row:
-                found.append(batch.slice(max(0, row - base)))
+            start, end = max(first - base, 0), min(stop - base, batch.num_rows)
+            if start < end:
+                found.append(batch.slice(start, end - start))
             base += batch.num_rows
         return found
 
@@ -71,6 +86,8 @@ class RowBuffer:
         self.schema = schema
         self.memory_bytes = 0
         self._batches: list[pa.RecordBatch] = []
+        self._levels: list[int] = []
+        """Of each batch: how often it was joined."""
         self._rows = 0
 
     def __len__(self) -> int:
@@ -88,7 +105,7 @@ class RowBuffer:
     def keep(self, mask: npt.NDArray[np.bool_]) -> None:
         """Only the rows where it is true; they move up."""
         batches, base = self._batches, 0
-        self._batches, self._rows, self.memory_bytes = [], 0, 0
+        self._batches, self._levels, self._rows, self.memory_bytes = [], [], 0, 0
         for batch in batches:
             kept = batch.filter(pa.array(mask[base : base + batch.num_rows]))
             base += batch.num_rows
@@ -96,11 +113,13 @@ class RowBuffer:
                 self._add(kept)
 
     def _add(self, batch: pa.RecordBatch) -> None:
+        """Batches of one level become one of the next when they are `_JOINED`: a row is copied once a level."""
         self._rows += batch.num_rows
         self.memory_bytes += batch.nbytes
-        while self._batches and self._batches[-1].num_rows <= 2 * batch.num_rows:
-            last = self._batches[-1]
-            if last.nbytes + batch.nbytes > LARGEST_BYTES:
-                break
-            batch = pa.concat_batches([self._batches.pop(), batch])
         self._batches.append(batch)
+        self._levels.append(0)
+        while self._levels[-_JOINED:] == [self._levels[-1]] * _JOINED:
+            if sum(last.nbytes for last in self._batches[-_JOINED:]) > LARGEST_BYTES:
+                break
+            self._batches[-_JOINED:] = [pa.concat_batches(self._batches[-_JOINED:])]
+            self._levels[-_JOINED:] = [self._levels[-1] + 1]
