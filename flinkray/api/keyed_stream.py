@@ -194,7 +194,8 @@ class WindowedStream:
 
     def trigger(self, trigger: Trigger) -> WindowedStream:
         """Answer before the window's end: `fr.windows.Trigger(rows=1000)`, `Trigger(every="5s")`. Each answer replaces the one before (an
-        upsert stream, keyed by keys and window); with `purge=True` a row is in one answer only, and they add up."""
+        upsert stream, keyed by keys and window; of sessions, which grow, a retract stream); with `purge=True` a row is in one answer only, and
+        they add up."""
         if not isinstance(trigger, Trigger):
             raise PlanError(f"trigger: {trigger!r} is none; write fr.windows.Trigger(every='5s') or Trigger(rows=1000)")
         return replace(self, _trigger=trigger)

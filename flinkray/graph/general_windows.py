@@ -107,8 +107,7 @@ class Evictor:
 
 @dataclass(frozen=True)
 class Windows:
-    """All that the operator must know. `trigger` and `evictor` may be there for any window but sessions. `per_batch`: answers after
-    every batch, for running aggregates."""
+    """All that the operator must know. `per_batch`: answers after every batch, for running aggregates."""
 
     window: AnyWindow
     trigger: Trigger | None = None
@@ -136,6 +135,11 @@ class Windows:
     def refines(self) -> bool:
         """Answers replace the ones before."""
         return self.per_batch or (self.trigger is not None and not self.trigger.purge)
+
+    @property
+    def takes_back(self) -> bool:
+        """Answers are taken back as a whole, since their windows have changed: early ones of sessions, which grow and become one."""
+        return self.refines and self.sessions
 
     def describe(self) -> str:
         parts = [self.window.describe(), *(part.describe() for part in (self.trigger, self.evictor) if part is not None)]

@@ -117,11 +117,11 @@ def _general(
         results = [field for field in results[0].type if field.name not in keys]
     _check_library(aggregates)
     key_fields = [pa.field(key, _plain(schema.field(key).type)) for key in keys]
-    change_key = (*keys, *(field.name for field in fields)) if windows.refines else None
+    change_key = (*keys, *(field.name for field in fields)) if windows.refines and not windows.takes_back else None
     if change_key == ():
         raise PlanError("window_all: answers of one global window replace each other, and no column names them; give purge=True, or key_by")
     timed = stream.rows.event_time
-    rows = RowType(pa.schema([*key_fields, *fields, *results]), event_time=timed, change_key=change_key)
+    rows = RowType(pa.schema([*key_fields, *fields, *results]), event_time=timed, change_key=change_key, retracts=windows.takes_back)
     return GeneralWindowNode(
         inputs=(stream,),
         rows=rows,
@@ -140,8 +140,8 @@ def _check(stream: LogicalNode, windows: Windows, lateness_us: int) -> pa.Schema
     window = windows.assigner
     if windows.bounded and not windows.by_clock:
         require_event_time(stream, "window")
-    if windows.sessions and windows.trigger is not None:
-        raise PlanError("trigger: a session's start and end are known only when it has ended; give it no trigger")
+    if windows.takes_back and windows.evictor is not None:
+        raise PlanError("trigger: early answers of sessions that forget rows could not be taken back; leave out evict, or give purge=True")
     if isinstance(window, CountWindow) and (windows.trigger is not None or windows.evictor is not None):
         raise PlanError("Count: such windows answer when they are full; for other rules use Global() with trigger and evict")
     if lateness_us and (windows.by_clock or not windows.bounded):

@@ -182,14 +182,16 @@ class GeneralWindowOperator(Operator):
         slots = self._schedule.untold(slots)
         if not len(slots):
             return
-        windows = self._cells.look(slots)
+        windows, trigger = self._cells.look(slots), self._windows.trigger
+        fresh = self._cells.fresh(windows)
+        enough = fresh >= (trigger.rows if trigger is not None and trigger.rows is not None else 1)
+        left, windows = windows.choose(~enough), windows.choose(enough)  # of sessions a cell has several
         self._give(windows, out)
-        trigger = self._windows.trigger
         if trigger is not None and trigger.purge:
             self._cells.remove(windows)
         else:
             self._cells.told(windows)
-        self._schedule.told(slots)
+        self._schedule.told(slots, left.slots, fresh[~enough])
         self._schedule.stop_clocks(slots)
 
     def _give(self, windows: WindowParts, out: Output) -> None:
@@ -239,8 +241,9 @@ class GeneralWindowOperator(Operator):
         left = windows.choose(~over)
         last_us = left.ends - 1
         self._schedule.looked(slots, left.slots, np.where(last_us <= self._now, last_us + self._lateness_us, last_us))
-        self._schedule.told(windows.slots[ended])
-        self._schedule.stop_clocks(windows.slots[over])
+        fresh = self._cells.fresh(windows)
+        self._schedule.told(windows.slots[ended], windows.slots[~ended], fresh[~ended])
+        self._schedule.stop_clocks(np.setdiff1d(windows.slots[over], windows.slots[~over]))
 
     # --- snapshot
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from flinkray.columns import CHANGE, EVENT_TIME, INSERT, MAX_WATERMARK, MIN_WATERMARK, TIMESTAMP, UPDATE_AFTER
+from flinkray.columns import CHANGE, DELETE, EVENT_TIME, INSERT, MAX_WATERMARK, MIN_WATERMARK, TIMESTAMP, UPDATE_AFTER
 from flinkray.graph.aggregates import WINDOW_END, WINDOW_START
 from flinkray.graph.general_windows import Windows
 from flinkray.operators.base import OperatorContext, Output
@@ -80,9 +80,20 @@ class AggregateAnswers(WindowAnswers):
         for begin in range(0, len(starts), self._context.batch_rows):
             part = np.zeros(len(starts), np.bool_)
             part[begin : begin + self._context.batch_rows] = True
-            out.emit(self._batch(windows.choose(part), starts[part], times[part], told[part]))
+            chosen = windows.choose(part)
+            if self._windows.takes_back:
+                self._take_back(chosen, times[part], out)
+                out.emit(self._batch(chosen, starts[part], times[part], np.full(len(chosen.ends), INSERT)))
+            else:
+                out.emit(self._batch(chosen, starts[part], times[part], np.where(told[part], UPDATE_AFTER, INSERT)))
 
-    def _batch(self, windows: WindowParts, starts: Int64Array, times: Int64Array, told: npt.NDArray[np.bool_]) -> pa.RecordBatch:
+    def _take_back(self, windows: WindowParts, times: Int64Array, out: Output) -> None:
+        """What was answered before of these windows, which may have been several then."""
+        parts, inside = self._cells.answered(windows)
+        if len(inside):
+            out.emit(self._batch(parts, self._cells.starts(parts), times[inside], np.full(len(inside), DELETE)))
+
+    def _batch(self, windows: WindowParts, starts: Int64Array, times: Int64Array, changes: Int64Array) -> pa.RecordBatch:
         kept, aggregates = self._cells.take(windows), self._aggregates
         if self._kept_rows:
             whole = aggregates.parts(kept.select(self._rows.names), windows.ends, windows.groups)
@@ -91,7 +102,7 @@ class AggregateAnswers(WindowAnswers):
         columns: dict[str, Any] = {key: whole.column(key) for key in self._keys} | aggregates.results(whole)
         columns[WINDOW_START], columns[WINDOW_END] = pa.array(starts, TIMESTAMP), pa.array(windows.ends, TIMESTAMP)
         columns[EVENT_TIME] = pa.array(times)
-        columns[CHANGE] = pa.array(np.where(told, UPDATE_AFTER, INSERT).astype(np.int8))
+        columns[CHANGE] = pa.array(changes.astype(np.int8))
         schema = self._context.output_schema or self._made_schema(columns)
         return pa.RecordBatch.from_arrays([columns[field.name].cast(field.type) for field in schema], schema=schema)
 

@@ -190,6 +190,13 @@ class WindowCells:
         told = self._cells.word(ROWS, windows.positions) - self._cells.word(FRESH, windows.positions)
         return np.add.reduceat(told, windows.groups.starts[:-1]) > 0
 
+    def answered(self, windows: WindowParts) -> tuple[WindowParts, Int64Array]:
+        """The parts that are as an answer has told them, each as a window by itself; and which of the windows they are in now."""
+        told = self._cells.word(FRESH, windows.positions) == 0
+        positions, inside = windows.positions[told], windows.groups.of_row[told]
+        parts = WindowParts(windows.slots[inside], self._cells.word(HIGH, positions), positions, RowGroups(np.arange(len(positions) + 1)))
+        return parts, inside
+
     def full(self, windows: WindowParts) -> WindowParts:
         """The count windows to which the last row has come."""
         keys = windows.positions[windows.groups.starts[:-1]]
@@ -234,8 +241,16 @@ class WindowCells:
     def compact(self) -> None:
         """Parts of windows that do not answer for long become one when there are twice as many."""
         if len(self._cells) > 2 * self._kept_by_compact + _MANY:
-            self._merge(self.look(self.live()), told=False)
+            windows = self.look(self.live())
+            self._merge(self._untold(windows) if self._windows.takes_back else windows, told=False)
             self._kept_by_compact = len(self._cells)
+
+    def _untold(self, windows: WindowParts) -> WindowParts:
+        """The windows without the parts that an answer has told, which may have to be taken back."""
+        stays = self._cells.word(FRESH, windows.positions) > 0
+        starts = np.concatenate([[0], np.cumsum(stays)])[windows.groups.starts]
+        left = WindowParts(windows.slots, windows.ends, windows.positions[stays], RowGroups(starts))
+        return left.choose(np.diff(starts) > 0)
 
     def _merge(self, windows: WindowParts, told: bool) -> npt.NDArray[np.bool_]:
         """Several parts of a window become one. Returns of which windows."""

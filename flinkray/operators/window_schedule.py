@@ -81,8 +81,11 @@ class WindowSchedule:
         self._due[slots] = MAX_WATERMARK
         np.minimum.at(self._due, again, when_us)
 
-    def told(self, slots: Slots) -> None:
+    def told(self, slots: Slots, left: Slots, rows: Int64Array) -> None:
+        """Windows of the cells `slots` have answered; others, of the cells `left`, have so many rows that no answer has told."""
         self._fresh[slots] = 0
+        self._fresh[left] = 0
+        np.add.at(self._fresh, left, rows)
 
     def stop_clocks(self, slots: Slots) -> None:
         self._next[slots] = MAX_WATERMARK

@@ -345,6 +345,82 @@ def test_the_last_early_answer_is_the_windows_answer(story: list[Any], window: A
     assert micros == expected
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    story=STORY,
+    window=st.sampled_from([SessionWindow(5), DynamicSessionWindow("gap")]),
+    trigger=st.sampled_from([Trigger(rows=1), Trigger(rows=3), Trigger(every="1s")]),
+    lateness=st.sampled_from([0, 4]),
+    many=st.sampled_from([0, 1 << 14]),
+)
+def test_early_answers_of_sessions_are_taken_back_when_these_grow_and_become_one(
+    story: list[Any], window: Any, trigger: Trigger, lateness: int, many: int
+) -> None:
+    """What is left at the end is what there would be without a trigger; before, a row is in one answer at most."""
+
+    def make(trigger: Trigger | None) -> GeneralWindowOperator:
+        return operator(window, (LIST, SUM), trigger=trigger, lateness_us=lateness)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(window_cells, "_MANY", many)
+        plain, early = (OperatorHarness(make(each), input_schemas=SCHEMA, event_time="t", batch_rows=3) for each in (None, trigger))
+        now, number, base = 0, 0, None
+        left, expected = Counter[Any](), set[Any]()
+        for step, (what, value) in enumerate([*story, ("end", None)]):
+            made = []
+            for key, ahead, gap in value if what == "rows" else ():
+                number += 1
+                made.append(row(max(now + ahead - lateness, 0), number, key, gap))
+            now += value if what == "watermark" else 0
+            for driven in (plain, early):
+                if made:
+                    driven.rows(made)
+                elif what == "watermark":
+                    driven.watermark(now)
+                elif what == "end":
+                    driven.end()
+            if what in ("snapshot", "restore"):
+                taken = early.snapshot(step + 1, None if value is True else base)
+                base = step + 1
+                if what == "restore":
+                    said = early.output() if early._emitted else None
+                    _count_changes(left, said)
+                    now_s, (early,) = early._now_s, restore(lambda: make(trigger), [taken], 1)
+                    early.processing_time(now_s)
+            if what != "end":
+                early.processing_time(early._now_s + 0.4)
+            _count_changes(left, early.output() if early._emitted else None)
+            assert set(left.values()) <= {0, 1}
+            told = [n for (*_, ns), times in left.items() if times for n in ns]
+            assert len(told) == len(set(told))
+            for each in plain.output_rows():  # within the allowed lateness a session is told again when it has grown
+                expected = {other for other in expected if not other[3] <= set(each["ns"])}
+                expected.add((each["key"], each["window_start"], each["window_end"], frozenset(each["ns"])))
+    assert {(*place, frozenset(ns)) for (*place, ns), times in left.items() if times} == expected
+
+
+def _count_changes(left: Counter[Any], said: pa.Table | None) -> None:
+    for each in said.to_pylist() if said is not None else ():
+        assert each["sum"] == sum(each["ns"])
+        start, end = (round(each[name].timestamp() * 1e6) for name in ("window_start", "window_end"))
+        left[each["key"], start, end, tuple(each["ns"])] += each[CHANGE]
+
+
+def test_a_session_answers_when_it_has_rows_enough_whatever_other_sessions_of_its_key_have() -> None:
+    driven = harness(SessionWindow(5), trigger=Trigger(rows=2))
+    assert lists(driven.rows([row(0, 1), row(50, 2)])) == []
+    assert lists(driven.rows([row(51, 3)])) == [[2, 3]]
+    assert lists(driven.rows([row(52, 4)])) == []
+    assert [(each[CHANGE], each["ns"]) for each in driven.rows([row(1, 5)]).output().to_pylist()] == [(1, [1, 5])]
+    assert [(each[CHANGE], each["ns"]) for each in driven.watermark(60).output().to_pylist()] == [(-1, [2, 3]), (1, [2, 3, 4])]
+
+
+def test_a_session_that_purges_begins_anew_after_each_answer() -> None:
+    driven = harness(SessionWindow(5), trigger=Trigger(rows=2, purge=True))
+    assert spans(driven.rows([row(0, 1), row(1, 2), row(2, 3)])) == [(0, 7, [1, 2, 3])]
+    assert spans(driven.rows([row(3, 4)]).watermark(20)) == [(3, 8, [4])]
+
+
 def test_columns_that_are_not_known_are_asked_for() -> None:
     known = harness(TumblingWindow(10)).operator.context
     for schemas, which in (((None,), "its input"), ((None, SCHEMA), "its input 0")):
@@ -414,9 +490,9 @@ WRONG = {
     "a gap that is no time": (lambda k, of: k.window(of.Session(gap_column="name")).aggregate(n=fr.agg.count()), "integer microseconds"),
     "two triggers": (lambda k, of: of.Trigger(rows=1, every="1s"), "one of them"),
     "no trigger": (lambda k, of: k.window(of.Global()).trigger("1s"), r"Trigger\(every='5s'\)"),
-    "a trigger for sessions": (
-        lambda k, of: k.window(of.Session("1s")).trigger(of.Trigger(rows=1)).aggregate(n=fr.agg.count()),
-        "known only when it has ended",
+    "a trigger and an evictor for sessions": (
+        lambda k, of: k.window(of.Session("1s")).trigger(of.Trigger(rows=1)).evict(rows=1).aggregate(n=fr.agg.count()),
+        "leave out evict",
     ),
     "an evictor for counts": (lambda k, of: k.window(of.Count(2)).evict(rows=1).aggregate(n=fr.agg.count()), "when they are full"),
     "no evictor": (lambda k, of: k.window(of.Global()).evict(), "give one of them"),
