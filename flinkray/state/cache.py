@@ -25,6 +25,7 @@ def use_cache_folder() -> Path:
 
 def complete_marker(group: str) -> Path:
     """A file that is there once every kernel of the group, of these very sources, has been compiled."""
-    sources = [*sorted(_HERE.glob("*.py")), *sorted(_HERE.parent.glob("connectors/*_kernels.py"))]
+    elsewhere = (path for folder in ("connectors", "expressions") for path in sorted(_HERE.parent.glob(f"{folder}/*_kernels.py")))
+    sources = [*sorted(_HERE.glob("*.py")), *elsewhere]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
     return use_cache_folder() / f"complete-{group}-{digest}"
