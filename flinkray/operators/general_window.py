@@ -176,15 +176,16 @@ class GeneralWindowOperator(Operator):
         elif self._windows.per_batch:
             self._early(slots, out)
         elif trigger is not None and trigger.rows is not None:
-            self._early(self._schedule.untold(slots, trigger.rows), out)
+            self._early(slots, out, trigger.rows)
 
-    def _early(self, slots: Slots, out: Output) -> None:
-        slots = self._schedule.untold(slots)
+    def _early(self, slots: Slots, out: Output, rows: int = 1) -> None:
+        """Windows with so many rows that no answer has told."""
+        slots = self._schedule.untold(slots, rows)
         if not len(slots):
             return
         windows, trigger = self._cells.look(slots), self._windows.trigger
         fresh = self._cells.fresh(windows)
-        enough = fresh >= (trigger.rows if trigger is not None and trigger.rows is not None else 1)
+        enough = fresh >= rows
         left, windows = windows.choose(~enough), windows.choose(enough)  # of sessions a cell has several
         self._give(windows, out)
         if trigger is not None and trigger.purge:

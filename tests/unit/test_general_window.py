@@ -415,6 +415,13 @@ def test_a_session_answers_when_it_has_rows_enough_whatever_other_sessions_of_it
     assert [(each[CHANGE], each["ns"]) for each in driven.watermark(60).output().to_pylist()] == [(-1, [2, 3]), (1, [2, 3, 4])]
 
 
+def test_a_global_window_tells_at_the_end_what_no_answer_has_told() -> None:
+    for purge, last in ((True, [4]), (False, [1, 2, 3, 4])):
+        driven = harness(GlobalWindow(), trigger=Trigger(rows=3, purge=purge))
+        assert lists(driven.rows([row(0, n) for n in (1, 2, 3)]).rows([row(0, 4)])) == [[1, 2, 3]]
+        assert lists(driven.end()) == [last]
+
+
 def test_a_session_that_purges_begins_anew_after_each_answer() -> None:
     driven = harness(SessionWindow(5), trigger=Trigger(rows=2, purge=True))
     assert spans(driven.rows([row(0, 1), row(1, 2), row(2, 3)])) == [(0, 7, [1, 2, 3])]
