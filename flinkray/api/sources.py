@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from flinkray.connectors.memory import MemorySource as Memory
     from flinkray.connectors.nexmark import NexmarkSource as Nexmark
     from flinkray.connectors.parquet import ParquetSource as Parquet
+    from flinkray.connectors.socket import SocketSource as Socket
 
-__all__ = ["Csv", "Datagen", "Json", "Memory", "Nexmark", "Parquet"]
+__all__ = ["Csv", "Datagen", "Json", "Memory", "Nexmark", "Parquet", "Socket"]
 
 
 def __getattr__(name: str) -> Any:
