@@ -20,7 +20,7 @@ from flinkray.connectors.nexmark import nexmark_table
 from flinkray.graph.joins import How
 from jobs.enrichment import enriched
 from jobs.fraud import fraud
-from tests.golden import oracle
+from tests.golden import oracle, packed_cases
 from tests.held import Held
 from tests.running import TIMEOUT_S, cancel, until_checkpoints
 
@@ -218,6 +218,10 @@ CASES = {
         FROM bids QUALIFY place <= 3""",
         key=("auction", "place"),
     ),
+    "the other windows": Case(packed_cases.other_windows, packed_cases.OTHER_WINDOWS),
+    "the functions": Case(packed_cases.functions, packed_cases.FUNCTIONS),
+    "rows made one": Case(packed_cases.rows_made_one, packed_cases.ROWS_MADE_ONE, key=("bidder",)),
+    "early answers of sessions": Case(packed_cases.early_sessions, packed_cases.EARLY_SESSIONS, retracts=True),
     "best two of each": Case(
         _top,
         "SELECT auction, bidder, price FROM (SELECT *, rank() OVER (PARTITION BY auction ORDER BY price DESC) AS r FROM bids) WHERE r <= 2",
