@@ -99,7 +99,7 @@ class CountNewOperator(Operator):
         for chunk in chunks:
             self._table.load(*read_rows(chunk, names, [SEEN], self.context.name, kinds))
         if state.continues and checkpoint_id is not None and all(is_as_now(chunk, self._fields, [SEEN]) for chunk in chunks):
-            self._snapshots.restored(checkpoint_id, state.chains[0])
+            self._snapshots.restored(checkpoint_id, state.chains[0], len(self._table))
 
     def _measure(self) -> None:
         self.context.metrics.state_rows = len(self._table)

@@ -31,9 +31,9 @@ class DeltaHistory:
         self._taken: dict[int, _Taken] = {}
 
     def restored(self, checkpoint_id: int | None, chain: Sequence[pa.Table]) -> None:
-        """State went on from this subtask's own chain: a delta may build on it."""
+        """State went on from this subtask's own chain: a delta may build on it. (Its chunks may be the parts of one full snapshot.)"""
         if checkpoint_id is not None:
-            self._taken[checkpoint_id] = _Taken(0, len(chain), sum(table.num_rows for table in chain))
+            self._taken[checkpoint_id] = _Taken(0, min(len(chain), _LONGEST_CHAIN // 2), sum(table.num_rows for table in chain))
 
     def changed_since(self, base_id: int | None) -> int | None:
         """Things with a generation above this one changed since the base. None: there is no delta on it.

@@ -179,7 +179,7 @@ class KeyedAggregateOperator(Operator):
                 self._table.load(*read_rows(chunk, self._keys, self._layout.names, self.context.name, kinds, self._layout.initial_words))
         as_now = all(is_as_now(chunk, self._key_fields, self._layout.names) for chain in state.chains for chunk in chain)
         if state.continues and checkpoint_id is not None and as_now:
-            self._snapshots.restored(checkpoint_id, state.chains[0])
+            self._snapshots.restored(checkpoint_id, state.chains[0], len(self._table))
 
     def _restore_pending(self, state: RestoredState) -> None:
         for chain in state.chains:

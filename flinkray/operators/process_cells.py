@@ -16,8 +16,10 @@ import pyarrow as pa
 
 from flinkray.errors import UsageError
 from flinkray.operators.process_expiry import Expiry
+from flinkray.operators.process_objects import PICKLED, Codec, ToArrow, objects
 from flinkray.operators.process_values import ValueKind
 from flinkray.state.growth import grown
+from flinkray.state.memory import copied, touch
 
 Int64Array = npt.NDArray[np.int64]
 STEP = 1 << 14
@@ -41,7 +43,10 @@ class CellsCopy:
 
     slots: Int64Array
     valid: npt.NDArray[np.bool_]
-    make_array: Callable[[], pa.Array]
+    make_array: Callable[[int, int], pa.Array]
+    """Of the values from one position to another."""
+    bytes_each: int = 0
+    """About so many, where they are objects in files."""
 
 
 class WordCells:
@@ -69,6 +74,8 @@ class WordCells:
         self.valid = grown(self.valid, high, STEP)
 
     def begin(self, slots: Int64Array, generation: int) -> None:
+        for array in (self.words, self.valid, self.stamps):
+            touch(array, slots)
         if self.expiry is not None:
             self.forget(self.expiry.begin(slots, self.valid[slots]), generation)
         self.cells = self.kind.words_to_list(self.words[slots])
@@ -101,8 +108,8 @@ class WordCells:
         return self.valid[slots]
 
     def copy(self, slots: Int64Array) -> CellsCopy:
-        words, valid = self.words[slots], self.valid[slots]
-        return CellsCopy(slots, valid, lambda: self.kind.words_to_arrow(words, valid))
+        words, valid = copied(self.words, slots), copied(self.valid, slots)
+        return CellsCopy(slots, valid, lambda start, stop: self.kind.words_to_arrow(words[start:stop], valid[start:stop]))
 
     def load(self, slots: Int64Array, array: pa.Array, valid: npt.NDArray[np.bool_]) -> None:
         self.words[slots], self.valid[slots] = self.kind.arrow_to_words(array), valid
@@ -113,39 +120,38 @@ class ObjectCells:
     `owned`, that is, since they were copied after the last snapshot."""
 
     def __init__(
-        self, to_arrow: Callable[[list[Any]], pa.Array], from_arrow: Callable[[pa.Array], list[Any]], expiry: Expiry | None = None
+        self, to_arrow: ToArrow, from_arrow: Callable[[pa.Array], list[Any]], expiry: Expiry | None = None, codec: Codec = PICKLED
     ) -> None:
         self.expiry = expiry
         self.cells: list[Any] = OUTSIDE
         self.changed: list[int] = []
         self.owned: list[bool] = []
         self.stamps = np.zeros(STEP, np.int64)
-        self._objects: list[Any] = [None] * STEP
+        self._objects = objects(codec)
+        self._objects.make_room(STEP)
         self._to_arrow, self._from_arrow = to_arrow, from_arrow
 
     @property
     def memory_bytes(self) -> int:
-        """Without the objects themselves, which nobody can weigh quickly."""
-        return self.stamps.nbytes + 8 * len(self._objects) + (0 if self.expiry is None else self.expiry.used.nbytes)
+        """Without objects in memory, which nobody can weigh quickly."""
+        return self.stamps.nbytes + self._objects.memory_bytes + (0 if self.expiry is None else self.expiry.used.nbytes)
 
     def make_room(self, high: int) -> None:
         if self.expiry is not None:
             self.expiry.make_room(high)
         self.stamps = grown(self.stamps, high, STEP)
-        if len(self._objects) < len(self.stamps):
-            self._objects.extend([None] * (len(self.stamps) - len(self._objects)))
+        self._objects.make_room(len(self.stamps))
 
     def begin(self, slots: Int64Array, generation: int) -> None:
         if self.expiry is not None:
             self.forget(self.expiry.begin(slots, self.live_at(slots)), generation)
         self.cells = self.get(slots)
-        self.owned = (self.stamps[slots] == generation).tolist()
+        touch(self.stamps, slots)
+        self.owned = [False] * len(slots) if self._objects.in_files else (self.stamps[slots] == generation).tolist()
 
     def end(self, slots: Int64Array, generation: int) -> None:
         if self.changed:
-            objects, cells, of_place = self._objects, self.cells, slots.tolist()
-            for place in self.changed:
-                objects[of_place[place]] = cells[place]
+            self._objects.put_changed(slots, self.changed, self.cells)
             self.stamps[slots[self.changed]] = generation
             self.changed = []
         if self.expiry is not None:
@@ -158,31 +164,23 @@ class ObjectCells:
         self.stamps[slots] = generation
 
     def get(self, slots: Int64Array) -> list[Any]:
-        objects = self._objects
-        return [objects[slot] for slot in slots.tolist()]
+        return self._objects.get(slots)
 
     def put(self, slots: Int64Array, values: list[Any]) -> None:
-        for slot, value in zip(slots.tolist(), values, strict=True):
-            self._objects[slot] = value
+        self._objects.put(slots, values)
 
     def live(self, high: int) -> npt.NDArray[np.bool_]:
-        return np.array([_is_live(value) for value in self._objects[:high]], np.bool_)
+        return self._objects.live(high)
 
     def copy(self, slots: Int64Array) -> CellsCopy:
-        values, valid = self.get(slots), self.live_at(slots)
-        return CellsCopy(slots, valid, lambda: self._to_arrow([v if ok else None for v, ok in zip(values, valid.tolist(), strict=True)]))
+        return CellsCopy(slots, self.live_at(slots), self._objects.copy(slots, self._to_arrow), self._objects.bytes_each())
 
     def load(self, slots: Int64Array, array: pa.Array, valid: npt.NDArray[np.bool_]) -> None:
         values = self._from_arrow(array)
         self.put(slots, [value if is_valid else None for value, is_valid in zip(values, valid.tolist(), strict=True)])
 
     def live_at(self, slots: Int64Array) -> npt.NDArray[np.bool_]:
-        return np.array([_is_live(value) for value in self.get(slots)], np.bool_)
+        return self._objects.live_at(slots)
 
 
 Cells = WordCells | ObjectCells
-
-
-def _is_live(value: Any) -> bool:
-    """An empty container is no state."""
-    return value is not None and not (isinstance(value, dict | list) and not value)

@@ -12,6 +12,7 @@ from flinkray.errors import UsageError
 from flinkray.graph import process as declared
 from flinkray.operators.process_cells import Cells, Int64Array, ObjectCells, WordCells
 from flinkray.operators.process_expiry import Expiry
+from flinkray.operators.process_objects import AS_IT_IS, BINARY, PICKLED, TEXT, Codec
 from flinkray.operators.process_values import ValueKind, value_kind
 
 Touch = Callable[[int], None]
@@ -80,7 +81,11 @@ class _BoundSingle(_Bound):
         self.arrow, self._thaw = self._kind.arrow, self._kind.thaw
         self._fit = self._kind.fit
         is_word = self._kind.dtype is not None
-        self.cells = WordCells(self._kind, expiry) if is_word else ObjectCells(self._kind.to_arrow, self._kind.from_arrow, expiry)
+        self.cells = (
+            WordCells(self._kind, expiry)
+            if is_word
+            else ObjectCells(self._kind.to_arrow, self._kind.from_arrow, expiry, codec_of(self._kind))
+        )
 
     def _get(self) -> Any:
         value = self.cells.cells[self._cursor.at]
@@ -331,6 +336,15 @@ _BOUND: dict[str, Callable[..., Any]] = {
 }
 
 BoundState = BoundValue | BoundList | BoundMap | BoundReducing | BoundAggregating
+
+
+def codec_of(kind: ValueKind) -> Codec:
+    """How single values of a kind become bytes."""
+    if kind.thaw is not None:
+        return AS_IT_IS
+    if pa.types.is_string(kind.arrow):
+        return TEXT
+    return BINARY if pa.types.is_binary(kind.arrow) else PICKLED
 
 
 def bind(state: declared.State, cursor: Cursor, generation: Callable[[], int], expiry: Expiry | None = None) -> BoundState:

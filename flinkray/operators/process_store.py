@@ -6,7 +6,7 @@ has no value any more. State with a time to live has `_used` besides. Timers are
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +26,14 @@ from flinkray.state.growth import grown
 from flinkray.state.key_encoding import Keys
 from flinkray.state.key_hash import key_groups
 from flinkray.state.key_index import KeyCopy, KeyIndex
+from flinkray.state.memory import copied, current
 
 STATE, TIMERS, CLOCK = "state:", "timers:", "clock"
 USED = "_used"
 """int64 column of state that does not live for ever: when it was last used, in microseconds."""
 _FEW_KEYS = 1 << 16
+_ROW_BYTES = 64
+"""Of a row of a chunk, without its value where that is an object; about."""
 
 
 class ProcessStore:
@@ -121,12 +124,18 @@ class ProcessStore:
 
     def _capture(self, state: BoundState, slots: Int64Array, full: bool) -> TableCapture:
         keys, copy, schema = self.index.copy_keys(slots), state.cells.copy(slots), self._schema(state)
-        used = None if state.cells.expiry is None else state.cells.expiry.used[slots]
+        used = None if state.cells.expiry is None else copied(state.cells.expiry.used, slots)
+        memory, groups, count = current(), self._context.max_parallelism, len(slots)
 
         def encode() -> pa.Table | None:
-            return _chunk(keys, copy, used, schema, self._context.max_parallelism) if full or len(copy.slots) else None
+            return _chunk(keys, copy, used, schema, groups, 0, count) if full or count else None
 
-        return TableCapture(STATE + state.name, "keyed", full, encode)
+        def parts() -> Iterator[pa.Table]:
+            step = count if memory is None else memory.rows_of(_ROW_BYTES + 2 * copy.bytes_each)
+            for start in range(0, count or full, max(step, 1)):
+                yield _chunk(keys, copy, used, schema, groups, start, min(start + step, count))
+
+        return TableCapture(STATE + state.name, "keyed", full, encode, parts)
 
     def _capture_timers(self, domain: str, timers: Timers) -> TableCapture:
         times, slots = timers.snapshot()
@@ -194,10 +203,14 @@ class ProcessStore:
             )
 
 
-def _chunk(keys: KeyCopy, copy: CellsCopy, used: Int64Array | None, schema: pa.Schema, max_parallelism: int) -> pa.Table:
+def _chunk(
+    keys: KeyCopy, copy: CellsCopy, used: Int64Array | None, schema: pa.Schema, max_parallelism: int, start: int, stop: int
+) -> pa.Table:
+    """Of the slots from one position to another."""
+    keys = keys.part(start, stop)
     groups = key_groups(keys.hashes, max_parallelism)
     order = np.argsort(groups, kind="stable")
-    values = copy.make_array().take(pa.array(order))
-    columns = [pa.array(groups[order]), *keys.columns(order), pa.array(copy.valid[order]), values]
-    columns += [] if used is None else [pa.array(used[order])]
+    values = copy.make_array(start, stop).take(pa.array(order))
+    columns = [pa.array(groups[order]), *keys.columns(order), pa.array(copy.valid[start:stop][order]), values]
+    columns += [] if used is None else [pa.array(used[start:stop][order])]
     return pa.table(columns, schema=schema)

@@ -178,7 +178,7 @@ class WindowAggregateOperator(Operator):
                 self._load(chunk)
         as_now = all(is_as_now(chunk, self._key_fields, self._layout.names) for chain in state.chains for chunk in chain)
         if state.continues and checkpoint_id is not None and as_now:
-            self._snapshots.restored(checkpoint_id, state.chains[0])
+            self._snapshots.restored(checkpoint_id, state.chains[0], len(self._panes))
 
     def _load(self, chunk: pa.Table) -> None:
         """Panes that are over by now are left out: nothing says in a delta that they were dropped."""

@@ -217,6 +217,8 @@ class TaskManager:
             self._next_processing_time = now + PROCESSING_TIME_INTERVAL_S
             slot.processing_time(now)
         turn = slot.turn()
+        if self._memory is not None:
+            self._memory.keep()
         for part in turn.complete:
             self._upload(part)
         if self._commit_up_to is not None:

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flinkray.errors import ConfigError, ResourceError
-from flinkray.state.paging import NEVER, PAGE, Int64Array, Mask, coldest, pages_between, pages_of, runs, to_give_up
+from flinkray.state.paging import NEVER, PAGE, USED, Int64Array, Mask, coldest, pages_between, pages_of, runs, to_give_up
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
@@ -36,12 +36,12 @@ _libc.statfs.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
 
 _READ_WRITE, _SHARED, _FAILED = 3, 1, ctypes.c_void_p(-1).value
 _RANDOM, _WILL_NEED, _DONT_NEED = 1, 3, 4
-_WRITE, _WRITE_AND_WAIT = 2, 7
+_WAIT, _WRITE, _WRITE_AND_WAIT = 1, 2, 7
 _IN_MEMORY = {0x01021994: "tmpfs", 0x858458F6: "ramfs"}
 
-_sync_file_range = getattr(_libc, "sync_file_range", None)
-if _sync_file_range is not None:
-    _sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+
+def _sync_file_range(fd: int, at: int, size: int, how: int) -> None:
+    _libc.sync_file_range(fd, ctypes.c_int64(at), ctypes.c_int64(size), ctypes.c_uint(how))
 
 
 class _Mapping:
@@ -65,10 +65,12 @@ class _Extent:
 
     def __init__(self, memory: StateMemory) -> None:
         self.memory, self.fd, self.size = memory, _nameless(memory.folder), 0
-        self.stamps = np.zeros(0, np.uint32)
-        """By page: when it was last used, in touches of all state."""
+        self.stamps = np.zeros(0, np.int64)
+        """By page: when it was last used, or passed over, in steps of all state."""
         self.generations = np.zeros(0, np.int64)
         """By page: the newest generation that a row in it was stamped with by those who say so."""
+        self._coming = np.zeros(0, np.bool_)
+        """By page: asked for, and not seen in memory yet."""
         self._mapping: weakref.ref[_Mapping] | None = None
 
     def __del__(self) -> None:
@@ -89,8 +91,9 @@ class _Extent:
             except OSError as error:
                 raise _no_room(self.memory.folder, error.strerror or str(error)) from error
             more = size // PAGE - len(self.stamps)
-            self.stamps = np.concatenate([self.stamps, np.zeros(more, np.uint32)])
+            self.stamps = np.concatenate([self.stamps, np.zeros(more, np.int64)])
             self.generations = np.concatenate([self.generations, np.zeros(more, np.int64)])
+            self._coming = np.concatenate([self._coming, np.zeros(more, np.bool_)])
             self.size = size
         mapping = _Mapping(self, self.size)
         self._mapping = weakref.ref(mapping)
@@ -104,10 +107,17 @@ class _Extent:
             _libc.mincore(mapping.address, mapping.size, found.ctypes.data)
         return (found & 1).view(np.bool_)
 
+    def taken(self) -> Mask:
+        """Which pages take memory: also those that are on their way."""
+        resident = self.resident()
+        self._coming &= ~resident
+        return resident | self._coming
+
     def ask_for(self, pages: Int64Array) -> None:
         """Begins to read them."""
         mapping = self.mapping
         assert mapping is not None
+        self._coming[pages] = True
         for first, count in runs(pages):
             _libc.madvise(mapping.address + first * PAGE, count * PAGE, _WILL_NEED)
 
@@ -116,17 +126,18 @@ class _Extent:
         mapping = self.mapping
         if mapping is None:
             return
+        self._coming[pages] = False
         pieces = [(first * PAGE, count * PAGE) for first, count in runs(pages)]
         for at, size in pieces:
             _libc.madvise(mapping.address + at, size, _DONT_NEED)
-        if _sync_file_range is None:
-            os.fdatasync(self.fd)
-        else:
-            for at, size in pieces:
-                _sync_file_range(self.fd, at, size, _WRITE)
-            _sync_file_range(self.fd, pieces[0][0], pieces[-1][0] + pieces[-1][1] - pieces[0][0], 1)  # waits for what is under way
+        for at, size in pieces:
+            _sync_file_range(self.fd, at, size, _WRITE)
+        _sync_file_range(self.fd, pieces[0][0], pieces[-1][0] + pieces[-1][1] - pieces[0][0], _WAIT)
         for at, size in pieces:
             os.posix_fadvise(self.fd, at, size, os.POSIX_FADV_DONTNEED)
+        for first, count in runs(pages[self.resident()[pages]]):  # a busy disk: the kernel may pass over what it is asked to begin to write
+            _sync_file_range(self.fd, first * PAGE, count * PAGE, _WRITE_AND_WAIT)
+            os.posix_fadvise(self.fd, first * PAGE, count * PAGE, os.POSIX_FADV_DONTNEED)
 
 
 class StateMemory:
@@ -142,7 +153,7 @@ class StateMemory:
         self.given_up_bytes = 0
         """Written and let go, in all."""
         self._limit = max(16, budget_bytes // PAGE)
-        self._clock = NEVER + 1
+        self._clock = NEVER
         self._extents: weakref.WeakSet[_Extent] = weakref.WeakSet()
         self._lock = threading.RLock()
         self._check_folder()
@@ -184,8 +195,8 @@ class StateMemory:
                 self.pass_over(array, start, stop)
             else:
                 self.touch(array, rows[start:stop], used=False)
-            target[start:stop] = array[start:stop] if rows is None else array[rows[start:stop]]
             self.pass_over(target, start, stop)
+            target[start:stop] = array[start:stop] if rows is None else array[rows[start:stop]]
         return target
 
     def keep_bytes(self, data: bytes) -> bytes | memoryview:
@@ -239,7 +250,7 @@ class StateMemory:
 
     def rows_of(self, row_bytes: int) -> int:
         """So many rows of that size may be worked on in ordinary memory."""
-        return max(4096, self._limit // 16 * PAGE // row_bytes)
+        return max(256, self._limit // 16 * PAGE // row_bytes)
 
     def touch(self, array: np.ndarray, rows: npt.NDArray[np.integer], generation: int = 0, used: bool = True) -> None:
         """These rows of an array are used now; `generation`: what they are stamped with; `used`: false where a snapshot reads them, which says nothing of
@@ -288,28 +299,27 @@ class StateMemory:
 
     def _bring(self, extent: _Extent, pages: Int64Array, used: bool = True) -> None:
         with self._lock:
-            if used:
-                self._clock += 1
-                extent.stamps[pages] = self._clock
-            else:
-                extent.stamps[pages] = np.maximum(extent.stamps[pages], NEVER + 1)
+            self._clock += 1
+            now = self._clock
+            extent.stamps[pages] = USED + now if used else np.where(extent.stamps[pages] < USED, now, extent.stamps[pages])
             if not self.tight:
                 return
-            missing = pages[~extent.resident()[pages]]
-            self._make_room(len(missing), extent, pages)
-            extent.ask_for(missing)
+            missing = pages[~extent.taken()[pages]]
+            if len(missing):
+                self._make_room(len(missing), extent, pages)
+                extent.ask_for(missing)
 
     def _make_room(self, wanted: int, spared: _Extent | None, pages: Int64Array | None) -> None:
         extents = list(self._extents)
-        resident = [extent.resident() for extent in extents]
-        count = to_give_up(sum(int(np.count_nonzero(mask)) for mask in resident), wanted, self._limit)
+        taken = [extent.taken() for extent in extents]
+        count = to_give_up(sum(int(np.count_nonzero(mask)) for mask in taken), wanted, self._limit)
         if not count:
             return
-        for extent, mask in zip(extents, resident, strict=True):
-            extent.stamps[: len(mask)][mask & (extent.stamps[: len(mask)] == NEVER)] = self._clock
+        for extent, mask in zip(extents, taken, strict=True):
+            extent.stamps[mask & (extent.stamps == NEVER)] = USED + self._clock
             if extent is spared:
                 mask[pages] = False
-        for extent, gone in zip(extents, coldest([extent.stamps for extent in extents], resident, count), strict=True):
+        for extent, gone in zip(extents, coldest([extent.stamps for extent in extents], taken, count), strict=True):
             if len(gone):
                 extent.give_up(gone)
                 self.given_up_bytes += len(gone) * PAGE

@@ -13,6 +13,8 @@ Mask = npt.NDArray[np.bool_]
 PAGE = 4096
 NEVER = 0
 """Stamp of a page that nobody has said to use."""
+USED = 1 << 62
+"""Stamps from here on are of pages that are used; below are those that something passed over. Both count up."""
 
 
 def pages_of(rows: npt.NDArray[np.integer], row_bytes: int, pages: int) -> Int64Array:
@@ -42,7 +44,7 @@ def runs(pages: Int64Array) -> list[tuple[int, int]]:
     return list(zip(pages[starts].tolist(), (stops - starts).tolist(), strict=True))
 
 
-def coldest(stamps: Sequence[npt.NDArray[np.uint32]], candidates: Sequence[Mask], count: int) -> list[Int64Array]:
+def coldest(stamps: Sequence[Int64Array], candidates: Sequence[Mask], count: int) -> list[Int64Array]:
     """Of each file the pages that give way: `count` of all candidates together (or all there are), those with the smallest stamps."""
     positions = [np.flatnonzero(mask) for mask in candidates]
     total = sum(map(len, positions))
@@ -58,6 +60,6 @@ def coldest(stamps: Sequence[npt.NDArray[np.uint32]], candidates: Sequence[Mask]
 
 
 def to_give_up(resident: int, wanted: int, limit: int) -> int:
-    """How many pages must go before `wanted` more may come: none while they fit, else a little more than needed, so that it is not asked at every step."""
+    """How many pages must go before `wanted` more may come: none while they fit, else a sixteenth more than needed, so that it is not asked at every step."""
     excess = resident + wanted - limit
-    return min(resident, excess + limit // 32) if excess > 0 else 0
+    return min(resident, excess + limit // 16) if excess > 0 else 0

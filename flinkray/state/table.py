@@ -240,9 +240,10 @@ class Snapshots:
         self._taken[checkpoint_id] = (self.generation, below)
         self.generation += 1
 
-    def restored(self, checkpoint_id: int, chain: Sequence[pa.Table]) -> None:
-        """State goes on from this chain: a delta may build on its checkpoint."""
-        self._taken[checkpoint_id] = (RESTORED, sum(table.num_rows for table in chain[1:]))
+    def restored(self, checkpoint_id: int, chain: Sequence[pa.Table], live_rows: int) -> None:
+        """State goes on from this chain: a delta may build on its checkpoint. (A full snapshot may be in several parts: what lies under deltas is told by how
+        many rows of the chain are there no more.)"""
+        self._taken[checkpoint_id] = (RESTORED, sum(table.num_rows for table in chain) - live_rows)
 
 
 @njit([types.void(I8_ROWS, types.int64, U1)], nogil=True, cache=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,12 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import flinkray as fr
 from flinkray.graph.aggregates import Aggregate
-from flinkray.graph.windows import TumblingWindow
+from flinkray.graph.windows import SessionWindow, TumblingWindow
 from flinkray.operators.base import Operator
 from flinkray.operators.keyed_aggregate import KeyedAggregateOperator
+from flinkray.operators.process import ProcessOperator
+from flinkray.operators.session_aggregate import SessionAggregateOperator
 from flinkray.operators.window_aggregate import WindowAggregateOperator
 from flinkray.state import memory as state_memory
+from flinkray.state.bytes_in_files import BytesInFiles
 from flinkray.state.key_index import KeyIndex
 from flinkray.state.memory import StateMemory
 from flinkray.state.paging import PAGE
@@ -119,6 +125,28 @@ def test_the_budget_is_kept_while_a_table_grows_is_changed_and_copied() -> None:
         assert rows == len(table)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 6000)), max_size=60), max_size=25))
+def test_bytes_by_slot_are_what_was_put_last(rounds: list[list[tuple[int, int]]]) -> None:
+    with limited() as memory:
+        store, expected = BytesInFiles(memory), [b""] * 41
+        store.make_room(41)
+        for number, changes in enumerate(rounds):
+            values = {slot: bytes([number + 1]) * length for slot, length in changes}
+            store.put(np.array(list(values), np.int64), list(values.values()))
+            for slot, value in values.items():
+                expected[slot] = value
+            memory.keep()
+        slots = np.arange(40, -1, -1)
+        assert store.get(slots) == expected[::-1]
+        assert store.live(41).tolist() == store.live_at(np.arange(41)).tolist() == [bool(value) for value in expected]
+        offsets, data = store.copy(slots)
+        store.put(slots, [b"new"] * 41)
+        assert [data[a:b].tobytes() for a, b in pairwise(offsets.tolist())] == expected[::-1], "a copy is of its own"
+        used = sum(map(len, expected))
+        assert store.memory_bytes < 41 * 24 * 500 + (2 << 20) + 4 * max(used, 300_000), "what was replaced gives its room back"
+
+
 # --- operators, through snapshots and restores
 
 
@@ -140,12 +168,51 @@ def windowed() -> Operator:
     return WindowAggregateOperator(keys=("key",), aggregates=AGGREGATES, window=TumblingWindow(size_us=4_000_000))
 
 
+def sessions() -> Operator:
+    return SessionAggregateOperator(keys=("key",), aggregates=AGGREGATES, window=SessionWindow(gap_us=500_000))
+
+
+class Remembering(fr.KeyedProcessFunction):
+    """State of every kind, changed in place, replaced and cleared; all of it is told when a key's timer fires."""
+
+    count = fr.ValueState("count", int)
+    text = fr.ValueState("text", str)
+    blob = fr.ValueState("blob", bytes)
+    thing = fr.ValueState("thing", object)
+    many = fr.ListState("many", int)
+    by_name = fr.MapState("by_name", str, object)
+
+    def process(self, row: dict[str, Any], ctx: fr.ProcessContext) -> None:
+        number = row["value"]
+        self.count.value = (self.count.value or 0) + number
+        self.text.value = None if number % 5 == 0 else (self.text.value or "") + "é" * (number % 4)
+        self.blob.value = b"\0" * (number % 3)
+        self.thing.value = [*(self.thing.value or ()), {"number": number, "text": "x" * (number % 90)}][-3:]
+        self.many.extend(range(number % 6))
+        self.by_name[f"{number % 3}"] = number
+        self.by_name[f"{len(self.by_name)}"] = self.by_name.get("1")
+        if number % 11 == 0:
+            self.many.clear()
+            del self.by_name[f"{number % 3}"]
+        ctx.register_event_timer(10**12)
+
+    def on_timer(self, timestamp: int, ctx: fr.ProcessContext) -> list[dict[str, Any]]:
+        told = (self.count.value, self.text.value, self.blob.value, self.thing.value, list(self.many), self.by_name.items())
+        return [{"key": ctx.key, "told": str(told)}]
+
+
+def remembering() -> Operator:
+    told = pa.schema([("key", pa.string()), ("told", pa.string())])
+    return ProcessOperator(keys=("key",), function=Remembering(), output_schema=told, side_schemas={})
+
+
 def answers(make: Callable[[], Operator], parallelism: int, memory: StateMemory | None) -> tuple[list[object], ...]:
     """What comes out of a run with a snapshot after each step; and of subtasks that are restored from the last and go on."""
     harness = OperatorHarness(make(), input_schemas=[SCHEMA], event_time="time")
     taken: SnapshotTables | None = None
+    few = 5 if make is remembering else 1
     for number, (start, count) in enumerate(STEPS, start=1):
-        harness.rows(rows_of(start, count))
+        harness.rows(rows_of(start // few, count // few))
         taken = harness.snapshot(number, number - 1 or None)
         if memory is not None:
             memory.keep()
@@ -156,10 +223,10 @@ def answers(make: Callable[[], Operator], parallelism: int, memory: StateMemory 
 
 
 @pytest.mark.parametrize("parallelism", [1, 3])
-@pytest.mark.parametrize("make", [summing, windowed])
+@pytest.mark.parametrize("make", [summing, windowed, sessions, remembering])
 def test_an_operator_gives_the_same_answers_with_state_in_files(make: Callable[[], Operator], parallelism: int) -> None:
     wanted = answers(make, parallelism, None)
-    assert len(wanted[0]) == len(wanted[1]) >= 4000
+    assert len(wanted[0]) == len(wanted[1]) >= 800
     with limited() as memory:
         assert answers(make, parallelism, memory) == wanted
         assert memory.given_up_bytes > 0
