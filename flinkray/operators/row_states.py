@@ -5,7 +5,7 @@ A chunk has `_kg`, `_number` (names the row; the last one of a name counts), `_l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from flinkray.state.growth import grown
 from flinkray.state.key_hash import hash_keys, key_groups
 from flinkray.state.key_index import KeyIndex
 from flinkray.state.keyed_rows import KeyedRows, RowsCopy, Slots
+from flinkray.state.memory import current
 
 NUMBER, LIVE = "_number", "_live"
 WORD = "_word_"
@@ -92,16 +93,24 @@ class RowStates:
         seed, max_parallelism = self._context.hash_seed, self._context.max_parallelism
         schema = self._chunk_schema(name)
 
-        def encode() -> pa.Table | None:
-            if not full and not len(copy):
-                return None
-            rows = copy.view.take(copy.positions)
+        def part(start: int, stop: int) -> pa.Table:
+            rows = copy.view.take(copy.positions[start:stop])
             groups = key_groups(hash_keys(rows, keys, seed), max_parallelism)
             order = np.argsort(groups, kind="stable")
-            arrays = [groups[order], copy.numbers[order], copy.alive[order], *copy.words[order].T]
+            arrays = [groups[order], *(words[start:stop][order] for words in (copy.numbers, copy.alive, *copy.words.T))]
             return pa.table([*map(pa.array, map(np.ascontiguousarray, arrays)), *rows.take(pa.array(order)).columns], schema=schema)
 
-        return TableCapture(name, "keyed", full, encode)
+        def encode() -> pa.Table | None:
+            return part(0, len(copy)) if full or len(copy) else None
+
+        memory, row_bytes = current(), 64 + self._states[name].rows.memory_bytes // max(1, len(self._states[name].rows))
+
+        def parts() -> Iterator[pa.Table]:
+            step = len(copy) if memory is None else memory.rows_of(2 * row_bytes)
+            for start in range(0, len(copy) or full, max(1, step)):
+                yield part(start, start + step)
+
+        return TableCapture(name, "keyed", full, encode, parts)
 
     def _chunk_schema(self, name: str) -> pa.Schema:
         rows = self._states[name]

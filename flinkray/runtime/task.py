@@ -152,7 +152,7 @@ class Task:
         if isinstance(element, Batch):
             self._act(self._alignment.on_rows(channel.id), progress)
             self._idle_due = False
-            for part in _within_memory(coalesce(channel, COALESCE_ROWS).data):
+            for part in within_memory(coalesce(channel, COALESCE_ROWS).data):
                 self.chain.process(part, port.input_index)
             return True
         channel.pop()
@@ -258,8 +258,8 @@ class Task:
         return TaskSnapshot(self.id, captures, transactions, self.counters(), (done - started) * 1e3, align_ms)
 
 
-def _within_memory(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """The batch; where state is larger than its memory in parts, so that the state of the rows of each fits."""
+def within_memory(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The batch; where state is larger than its memory in parts, each to be processed before the next is asked for: so that the state of its rows fits."""
     memory = current()
     if memory is None:
         yield batch
@@ -267,4 +267,4 @@ def _within_memory(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     step = memory.rows_at_once if memory.tight else max(1, batch.num_rows)
     for start in range(0, batch.num_rows, step):
         yield batch.slice(start, step)
-        memory.keep()
+        memory.step()

@@ -218,7 +218,7 @@ class TaskManager:
             slot.processing_time(now)
         turn = slot.turn()
         if self._memory is not None:
-            self._memory.keep()
+            self._memory.step()
         for part in turn.complete:
             self._upload(part)
         if self._commit_up_to is not None:

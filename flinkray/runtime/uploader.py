@@ -115,5 +115,5 @@ class Uploader:
             chunks = (*chunks, builder.add(uid, capture.name, capture.kind, full, checkpoint, groups, table))
             full = False
             if self._memory is not None:
-                self._memory.keep()
+                self._memory.step()
         return StateRef(uid, task.subtask, capture.name, capture.kind, groups.start, groups.stop, chunks)

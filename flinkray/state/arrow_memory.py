@@ -24,6 +24,12 @@ def settled_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
     return pa.ipc.open_stream(_written(memory, batch)).read_next_batch()
 
 
+def largest_bytes(otherwise: int) -> int:
+    """What may be put together in ordinary memory before it is settled."""
+    memory = current()
+    return otherwise if memory is None else min(otherwise, memory.budget_bytes // 16)
+
+
 def _written(memory: StateMemory, rows: pa.Table | pa.RecordBatch) -> pa.Buffer:
     size = pa.MockOutputStream()
     with pa.ipc.new_stream(size, rows.schema) as writer:

@@ -26,6 +26,7 @@ from flinkray.state.keyed_rows_kernels import (
     gather_rows,
     push_rows,
 )
+from flinkray.state.memory import touch
 from flinkray.state.row_buffer import RowBuffer, RowView
 
 Int64Array = npt.NDArray[np.int64]
@@ -104,6 +105,7 @@ class KeyedRows:
         """The same, some keys at a time: at most so many rows, unless one key alone has more."""
         self._heads = grown(self._heads, self.index.high, STEP)
         slots = np.ascontiguousarray(slots, np.int32)
+        touch(self._heads, slots)
         starts = np.zeros(len(slots) + 1, np.int64)
         count_rows(slots, self._heads, self._entries, starts)
         first = 0

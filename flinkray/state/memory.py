@@ -36,7 +36,8 @@ _libc.statfs.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
 
 _READ_WRITE, _SHARED, _FAILED = 3, 1, ctypes.c_void_p(-1).value
 _RANDOM, _WILL_NEED, _DONT_NEED = 1, 3, 4
-_WAIT, _WRITE, _WRITE_AND_WAIT = 1, 2, 7
+_WAIT, _WRITE = 1, 2
+LOOK_AFTER_STEPS = 32
 _IN_MEMORY = {0x01021994: "tmpfs", 0x858458F6: "ramfs"}
 
 
@@ -69,6 +70,8 @@ class _Extent:
         """By page: when it was last used, or passed over, in steps of all state."""
         self.generations = np.zeros(0, np.int64)
         """By page: the newest generation that a row in it was stamped with by those who say so."""
+        self.present = np.zeros(0, np.bool_)
+        """By page: it takes memory, as far as is known; true when it was last looked, and of what was asked for or given up since."""
         self._coming = np.zeros(0, np.bool_)
         """By page: asked for, and not seen in memory yet."""
         self._mapping: weakref.ref[_Mapping] | None = None
@@ -93,31 +96,31 @@ class _Extent:
             more = size // PAGE - len(self.stamps)
             self.stamps = np.concatenate([self.stamps, np.zeros(more, np.int64)])
             self.generations = np.concatenate([self.generations, np.zeros(more, np.int64)])
-            self._coming = np.concatenate([self._coming, np.zeros(more, np.bool_)])
+            self.present, self._coming = (np.concatenate([known, np.zeros(more, np.bool_)]) for known in (self.present, self._coming))
             self.size = size
         mapping = _Mapping(self, self.size)
         self._mapping = weakref.ref(mapping)
         return np.asarray(mapping)
 
     def resident(self) -> Mask:
-        """Which pages are in memory, whether or not they are in a page table of this process."""
+        """Which pages are in memory, whether or not they are in a page table of this process. (Takes up to 15 ms for a GB.)"""
         mapping = self.mapping
         found = np.zeros(self.size // PAGE, np.uint8)
         if mapping is not None and len(found):
             _libc.mincore(mapping.address, mapping.size, found.ctypes.data)
         return (found & 1).view(np.bool_)
 
-    def taken(self) -> Mask:
-        """Which pages take memory: also those that are on their way."""
+    def look(self) -> None:
+        """Pages may have come and gone without a word."""
         resident = self.resident()
         self._coming &= ~resident
-        return resident | self._coming
+        self.present = resident | self._coming
 
     def ask_for(self, pages: Int64Array) -> None:
         """Begins to read them."""
         mapping = self.mapping
         assert mapping is not None
-        self._coming[pages] = True
+        self._coming[pages] = self.present[pages] = True
         for first, count in runs(pages):
             _libc.madvise(mapping.address + first * PAGE, count * PAGE, _WILL_NEED)
 
@@ -126,7 +129,7 @@ class _Extent:
         mapping = self.mapping
         if mapping is None:
             return
-        self._coming[pages] = False
+        self._coming[pages] = self.present[pages] = False
         pieces = [(first * PAGE, count * PAGE) for first, count in runs(pages)]
         for at, size in pieces:
             _libc.madvise(mapping.address + at, size, _DONT_NEED)
@@ -135,9 +138,6 @@ class _Extent:
         _sync_file_range(self.fd, pieces[0][0], pieces[-1][0] + pieces[-1][1] - pieces[0][0], _WAIT)
         for at, size in pieces:
             os.posix_fadvise(self.fd, at, size, os.POSIX_FADV_DONTNEED)
-        for first, count in runs(pages[self.resident()[pages]]):  # a busy disk: the kernel may pass over what it is asked to begin to write
-            _sync_file_range(self.fd, first * PAGE, count * PAGE, _WRITE_AND_WAIT)
-            os.posix_fadvise(self.fd, first * PAGE, count * PAGE, os.POSIX_FADV_DONTNEED)
 
 
 class StateMemory:
@@ -152,7 +152,11 @@ class StateMemory:
         """Arrays below are ordinary memory."""
         self.given_up_bytes = 0
         """Written and let go, in all."""
-        self._limit = max(16, budget_bytes // PAGE)
+        self._limit = max(16, budget_bytes // PAGE * 15 // 16)
+        """Pages; the rest is for what comes without a word between two looks."""
+        self._steps = 0
+        self._looked = False
+        """Since state is larger than the budget."""
         self._clock = NEVER
         self._extents: weakref.WeakSet[_Extent] = weakref.WeakSet()
         self._lock = threading.RLock()
@@ -197,6 +201,7 @@ class StateMemory:
                 self.touch(array, rows[start:stop], used=False)
             self.pass_over(target, start, stop)
             target[start:stop] = array[start:stop] if rows is None else array[rows[start:stop]]
+        self.keep()
         return target
 
     def keep_bytes(self, data: bytes) -> bytes | memoryview:
@@ -279,10 +284,18 @@ class StateMemory:
         ]
 
     def keep(self) -> None:
-        """Goes back to the budget."""
+        """Looks what is in memory, and goes back to the budget."""
         with self._lock:
-            if self.tight:
-                self._make_room(0, None, None)
+            for _ in range(2):  # the disk may have been too busy for some pages
+                self._look()
+                if not self.tight or not self._make_room(0, None, None):
+                    return
+
+    def step(self) -> None:
+        """A batch is done: now and then `keep`."""
+        self._steps += 1
+        if self._steps % LOOK_AFTER_STEPS == 0:
+            self.keep()
 
     @property
     def disk_used_bytes(self) -> int:
@@ -295,7 +308,8 @@ class StateMemory:
     @property
     def spilled_bytes(self) -> int:
         """Of the arrays in files: not in memory now."""
-        return self.disk_used_bytes - self.resident_bytes() if self.tight else 0
+        extents = list(self._extents)
+        return PAGE * sum(len(extent.present) - int(np.count_nonzero(extent.present)) for extent in extents) if self.tight else 0
 
     def _bring(self, extent: _Extent, pages: Int64Array, used: bool = True) -> None:
         with self._lock:
@@ -303,18 +317,27 @@ class StateMemory:
             now = self._clock
             extent.stamps[pages] = USED + now if used else np.where(extent.stamps[pages] < USED, now, extent.stamps[pages])
             if not self.tight:
+                self._looked = False
                 return
-            missing = pages[~extent.taken()[pages]]
+            if not self._looked:
+                self._look()
+            missing = pages[~extent.present[pages]]
             if len(missing):
                 self._make_room(len(missing), extent, pages)
                 extent.ask_for(missing)
 
-    def _make_room(self, wanted: int, spared: _Extent | None, pages: Int64Array | None) -> None:
+    def _look(self) -> None:
+        for extent in list(self._extents):
+            extent.look()
+        self._looked = True
+
+    def _make_room(self, wanted: int, spared: _Extent | None, pages: Int64Array | None) -> bool:
+        """False: there was enough."""
         extents = list(self._extents)
-        taken = [extent.taken() for extent in extents]
+        taken = [extent.present.copy() for extent in extents]
         count = to_give_up(sum(int(np.count_nonzero(mask)) for mask in taken), wanted, self._limit)
         if not count:
-            return
+            return False
         for extent, mask in zip(extents, taken, strict=True):
             extent.stamps[mask & (extent.stamps == NEVER)] = USED + self._clock
             if extent is spared:
@@ -323,6 +346,7 @@ class StateMemory:
             if len(gone):
                 extent.give_up(gone)
                 self.given_up_bytes += len(gone) * PAGE
+        return True
 
 
 def _nameless(folder: str) -> int:

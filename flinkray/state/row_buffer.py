@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from flinkray.state.arrow_buffers import contiguous, value_type
+from flinkray.state.arrow_memory import largest_bytes, settled_batch
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -116,10 +117,10 @@ class RowBuffer:
         """Batches of one level become one of the next when they are `_JOINED`: a row is copied once a level."""
         self._rows += batch.num_rows
         self.memory_bytes += batch.nbytes
-        self._batches.append(batch)
+        self._batches.append(settled_batch(batch))
         self._levels.append(0)
         while self._levels[-_JOINED:] == [self._levels[-1]] * _JOINED:
-            if sum(last.nbytes for last in self._batches[-_JOINED:]) > LARGEST_BYTES:
+            if sum(last.nbytes for last in self._batches[-_JOINED:]) > largest_bytes(LARGEST_BYTES):
                 break
-            self._batches[-_JOINED:] = [pa.concat_batches(self._batches[-_JOINED:])]
+            self._batches[-_JOINED:] = [settled_batch(pa.concat_batches(self._batches[-_JOINED:]))]
             self._levels[-_JOINED:] = [self._levels[-1] + 1]
