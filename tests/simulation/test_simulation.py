@@ -55,7 +55,7 @@ def test_hot_items_at_parallelism_three() -> None:
 
 @pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
 def test_mixtures_of_all_faults(job: object) -> None:
-    many = (JOBS["keyed-state"], JOBS["drained"], JOBS["connected"])
+    many = (JOBS["keyed-state"], JOBS["drained"], JOBS["connected"], JOBS["windows"], JOBS["functions"])
     for seed in range(3 if job in many else 12):  # their many operators take as long
         check(simulate(job, seed, Faults.swarm()))  # type: ignore[arg-type]
 
@@ -102,6 +102,14 @@ def test_user_code_that_raises_is_survived() -> None:
     report = simulate(JOBS["transactional-sink"], 1, Faults(user_error=0.1))
     check(report)
     assert {fault.kind for fault in report.injected} == {"user_error"}
+    assert report.recoveries
+
+
+@pytest.mark.parametrize("name", ["timers", "windows"])
+def test_user_code_that_raises_when_time_goes_on_is_survived(name: str) -> None:
+    report = simulate(JOBS[name], 1, Faults(timer_error=0.05))
+    check(report)
+    assert {fault.kind for fault in report.injected} == {"timer_error"}
     assert report.recoveries
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from flinkray.errors import UsageError
 from flinkray.testing.simulation.world import World
 
-Unit = Literal["message", "frame", "put", "read", "request", "record", "batch", "trigger", "deploy", "process", "second"]
+Unit = Literal["message", "frame", "put", "read", "request", "record", "batch", "time", "trigger", "deploy", "process", "second"]
 
 
 def _fault(unit: Unit, typical: float, doc: str, restarts: bool = False, mixed: bool = True) -> float:
@@ -83,6 +83,8 @@ class Faults:
     drain: float = _fault(
         "second", 0.6, "the job is drained, stopped, and started again; for jobs whose rows do not depend on it", mixed=False
     )
+
+    timer_error: float = _fault("time", 0.004, "user code raises when time goes on: in a timer, at a window's end", restarts=True)
 
     _swarm: bool = field(default=False, metadata={"unit": None})
 

@@ -3,60 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from flinkray.api.expressions import coalesce, col, lit
-from flinkray.connectors.base import Split
-from flinkray.connectors.memory import MemorySource
-from flinkray.connectors.nexmark import NexmarkSource
 from flinkray.graph.co_process import BroadcastState, KeyedBroadcastProcessFunction, KeyedCoProcessFunction
 from flinkray.graph.process import KeyedProcessFunction, ListState, MapState, ProcessContext, ValueState
 from flinkray.testing.simulation.job import BuildJob
+from flinkray.testing.simulation.job_inputs import RATE, ROWS, OneSplit, bids_of
+from flinkray.testing.simulation.user_jobs import functions, kinds_of_windows
 
 if TYPE_CHECKING:
     from flinkray.api.environment import StreamEnvironment
     from flinkray.api.stream import DataStream
-
-ROWS = 120
-RATE = 250.0
-SPLITS = 8
-
-
-class SmallSplits(MemorySource):
-    """Rows in memory, in eight splits however few they are: both readers have some, and begin new ones on the way."""
-
-    splits = SPLITS
-
-    def _splits(self, event_time_column: str | None, parallelism: int) -> list[Split]:
-        rows = self.table.num_rows
-        splits = []
-        for start, stop in pairwise(rows * i // self.splits for i in range(self.splits + 1)):
-            first_us = None
-            if event_time_column is not None:
-                first_us = pc.min(self.table.column(event_time_column).slice(start, stop - start).cast(pa.int64())).as_py()
-            splits.append(Split(f"rows-{start}-{stop}", {"start": start, "stop": stop}, first_us, stop - start))
-        return splits
-
-
-class OneSplit(SmallSplits):
-    """All rows for one reader: the others are idle until they end."""
-
-    splits = 1
-
-
-@cache
-def _bids(seed: int, rows: int, rate: float | None, kind: type[SmallSplits] = SmallSplits) -> SmallSplits:
-    """Bids 0.1 s apart."""
-    reader = NexmarkSource("bid", rows=rows, seed=seed, interval="100ms")
-    split = reader.enumerator(None, None, 1).discover()[0]
-    batch = reader.open_split(split, None).read(rows)
-    assert batch is not None
-    return kind(batch, rate=rate, max_skew=None)
 
 
 def hot_items(env: StreamEnvironment) -> DataStream:
@@ -64,7 +25,7 @@ def hot_items(env: StreamEnvironment) -> DataStream:
     from flinkray.api import agg, windows
     from flinkray.api.watermarks import Watermarks
 
-    bids = env.from_source(_bids(0, ROWS, RATE), watermark=Watermarks.bounded("date_time", "1s"), uid="bids")
+    bids = env.from_source(bids_of(0, ROWS, RATE), watermark=Watermarks.bounded("date_time", "1s"), uid="bids")
     counts = bids.key_by("auction").window(windows.Sliding("10s", "2s")).aggregate(bids=agg.count()).uid("counts")
     return counts.window_all(windows.Tumbling("2s")).top_n(1, by="bids").uid("hottest")
 
@@ -73,14 +34,14 @@ def two_inputs(env: StreamEnvironment) -> DataStream:
     """Two sources at different speeds, united, and a total per key: alignment, and state that every row changes."""
     from flinkray.api import agg
 
-    bids = env.from_source(_bids(0, ROWS, RATE), uid="bids").select("auction", "price")
-    more = env.from_source(_bids(9, ROWS // 2, RATE / 3), uid="more").select("auction", "price")
+    bids = env.from_source(bids_of(0, ROWS, RATE), uid="bids").select("auction", "price")
+    more = env.from_source(bids_of(9, ROWS // 2, RATE / 3), uid="more").select("auction", "price")
     return bids.union(more).key_by("auction").aggregate(total=agg.sum("price"), bids=agg.count(), emit="final").uid("totals")
 
 
 def transactional_sink(env: StreamEnvironment) -> DataStream:
     """Every row goes through to the sink: the committed transactions are the answer, a large part of it in each checkpoint."""
-    bids = env.from_source(_bids(0, ROWS, RATE), uid="bids").select("auction", "bidder", "price")
+    bids = env.from_source(bids_of(0, ROWS, RATE), uid="bids").select("auction", "bidder", "price")
     return bids.rebalance().filter(col("price") > 0)
 
 
@@ -89,7 +50,7 @@ def calls(env: StreamEnvironment) -> DataStream:
     from flinkray.api import agg, windows
     from flinkray.api.watermarks import Watermarks
 
-    bids = env.from_source(_bids(0, ROWS, RATE), watermark=Watermarks.bounded("date_time", "1s"), uid="bids")
+    bids = env.from_source(bids_of(0, ROWS, RATE), watermark=Watermarks.bounded("date_time", "1s"), uid="bids")
     doubled = bids.map_batches(_doubled, _PRICES, concurrency=2, batch_size=7, uid="stage")
     asked = doubled.async_map(_asked, _PRICES, ordered=False, capacity=5, uid="async")
     return asked.key_by("auction").window(windows.Tumbling("5s")).aggregate(bids=agg.count(), total=agg.sum("price")).uid("windows")
@@ -113,8 +74,8 @@ def window_join(env: StreamEnvironment) -> DataStream:
     from flinkray.api.watermarks import Watermarks
 
     lagging = Watermarks.bounded("date_time", "1s")
-    bids = env.from_source(_bids(0, ROWS, RATE), watermark=lagging, uid="bids").select("auction", "price", "date_time")
-    more = env.from_source(_bids(9, ROWS // 2, RATE / 3), watermark=lagging, uid="more").select("auction", "bidder", "date_time")
+    bids = env.from_source(bids_of(0, ROWS, RATE), watermark=lagging, uid="bids").select("auction", "price", "date_time")
+    more = env.from_source(bids_of(9, ROWS // 2, RATE / 3), watermark=lagging, uid="more").select("auction", "bidder", "date_time")
     return bids.key_by("auction").window(windows.Tumbling("2s")).join(more.key_by("auction"), how="full").uid("joined")
 
 
@@ -125,8 +86,8 @@ def idle_readers(env: StreamEnvironment) -> DataStream:
     from flinkray.api.watermarks import Watermarks
 
     lagging = Watermarks.bounded("date_time", "1s")
-    bids = env.from_source(_bids(0, 30, None, OneSplit), watermark=lagging, uid="bids").select("auction", "price", "date_time")
-    more = env.from_source(_bids(9, 12, None, OneSplit), watermark=lagging, uid="more").select("auction", "bidder", "date_time")
+    bids = env.from_source(bids_of(0, 30, None, OneSplit), watermark=lagging, uid="bids").select("auction", "price", "date_time")
+    more = env.from_source(bids_of(9, 12, None, OneSplit), watermark=lagging, uid="more").select("auction", "bidder", "date_time")
     joined = bids.key_by("auction").window(windows.Tumbling("2s")).join(more.key_by("auction"), how="full").uid("joined")
     return joined.key_by("auction").window(windows.Tumbling("2s")).aggregate(rows=agg.count(), total=agg.sum("price")).uid("counts")
 
@@ -167,7 +128,7 @@ def timers(env: StreamEnvironment) -> DataStream:
     that is set there, beyond the last row, need not fire."""
     from flinkray.api.watermarks import Watermarks
 
-    source = _bids(0, ROWS, RATE)
+    source = bids_of(0, ROWS, RATE)
     bids = env.from_source(source, watermark=Watermarks.bounded("date_time", "1s"), uid="bids")
     last_us = pc.max(source.table["date_time"].cast(pa.int64())).as_py()
     return bids.key_by("auction").process(Pauses(), uid="pauses").filter(col("at") < last_us - 3_000_000)
@@ -180,8 +141,8 @@ def keyed_state(env: StreamEnvironment) -> DataStream:
     from flinkray.api.watermarks import Watermarks
 
     watermark = Watermarks.bounded("date_time", "1s")
-    bids = env.from_source(_bids(0, ROWS, RATE), watermark=watermark, uid="bids").select("auction", "bidder", "price", "channel")
-    more = env.from_source(_bids(9, ROWS // 2, RATE / 3), watermark=watermark, uid="more").select("auction", "price")
+    bids = env.from_source(bids_of(0, ROWS, RATE), watermark=watermark, uid="bids").select("auction", "bidder", "price", "channel")
+    more = env.from_source(bids_of(9, ROWS // 2, RATE / 3), watermark=watermark, uid="more").select("auction", "price")
     mine, its = bids.key_by("auction"), more.key_by("auction")
     joined = mine.join(its).uid("join").select("auction", a=col("price"), b=col("price_right"))
     newest = mine.asof_join(its).uid("asof").select("auction", a=col("price"), b=coalesce(col("price_right"), lit(-1)))
@@ -215,7 +176,7 @@ def drained(env: StreamEnvironment) -> DataStream:
     from flinkray.api import windows
     from flinkray.api.watermarks import Watermarks
 
-    bids = env.from_source(_bids(0, ROWS, RATE), watermark=Watermarks.bounded("date_time", "1s"), uid="bids")
+    bids = env.from_source(bids_of(0, ROWS, RATE), watermark=Watermarks.bounded("date_time", "1s"), uid="bids")
     mine = bids.select("auction", "price").key_by("auction")
     timers = mine.process(_Waiting(), uid="timers")
     tumbling = mine.window(windows.Tumbling("4s")).process(_rows_of, _Waiting.output_schema).uid("tumbling")
@@ -249,8 +210,8 @@ def connected(env: StreamEnvironment) -> DataStream:
     from flinkray.api.watermarks import Watermarks
 
     watermark = Watermarks.bounded("date_time", "1s")
-    bids = env.from_source(_bids(0, ROWS, RATE), watermark=watermark, uid="bids").select("auction", "price")
-    more = env.from_source(_bids(9, ROWS // 2, RATE / 3), watermark=watermark, uid="more").select("auction", "price")
+    bids = env.from_source(bids_of(0, ROWS, RATE), watermark=watermark, uid="bids").select("auction", "price")
+    more = env.from_source(bids_of(9, ROWS // 2, RATE / 3), watermark=watermark, uid="more").select("auction", "price")
     both = bids.key_by("auction").connect(more.key_by("auction")).process(_Both(), uid="both")
     return both.union(bids.key_by("auction").connect(more.broadcast()).process(_Ruled(), uid="ruled"))
 
@@ -307,4 +268,6 @@ JOBS: dict[str, BuildJob] = {
     "keyed-state": keyed_state,
     "drained": drained,
     "connected": connected,
+    "windows": kinds_of_windows,
+    "functions": functions,
 }
