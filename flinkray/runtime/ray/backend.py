@@ -27,6 +27,8 @@ from flinkray.runtime.ray.task_managers import Handles, end, end_named, running
 from flinkray.runtime.task_manager import JobBundle, Secrets
 
 POLL_S = 0.5
+LONG_TURN_S = 0.5
+"""One turn of listening takes a tenth of that."""
 GROUPS = {"control": 1, "poll": 4, "look": 2}
 """A poll that a lost leader has left open must not hold up its successor's."""
 
@@ -152,6 +154,7 @@ class RayBackend(WorkerBackend):
 
     def _listen(self) -> None:
         while not self._closed.is_set():
+            began = time.monotonic()
             with self._lock:
                 calls = {worker.call: worker for worker in self._workers.values() if not worker.lost}
             if not calls:
@@ -160,7 +163,8 @@ class RayBackend(WorkerBackend):
             done, _ = ray.wait(list(calls), num_returns=1, timeout=0.05)
             for call in done:
                 self._take(calls[call])
-            self._look_for_silence(time.monotonic())
+            now = time.monotonic()
+            self._look_for_silence(now, now - began)
 
     def _take(self, worker: _Worker) -> None:
         try:
@@ -186,9 +190,12 @@ class RayBackend(WorkerBackend):
         worker.asked_at = time.monotonic()
         worker.call = worker.actor.poll.options(concurrency_group="poll").remote(worker.heard, POLL_S, self._epoch())
 
-    def _look_for_silence(self, now: float) -> None:
-        """A hung process is never reported by Ray; the call that should come back every half second tells."""
+    def _look_for_silence(self, now: float, turn_s: float) -> None:
+        """A hung process is never reported by Ray; the call that should come back every half second tells. Time in which this process did not listen (it was
+        stopped, or Ray waited for the GCS) is nobody's silence: all would seem lost at once, with their answers waiting to be heard."""
         for worker in list(self._workers.values()):
+            if turn_s > LONG_TURN_S:
+                worker.asked_at = min(worker.asked_at + turn_s, now)
             if (worker.started or worker.runs) and not worker.lost and now - worker.asked_at > self._heartbeat_timeout_s + POLL_S:
                 self._lost(worker, "process", f"no answer for {self._heartbeat_timeout_s:.1f} s")
 
