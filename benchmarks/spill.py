@@ -200,7 +200,7 @@ def stored(captures: list[StateCapture], checkpoint: int, store: FileStore, data
 
 def checkpointed(harness: OperatorHarness, keys: int, rows: int, folder: str) -> tuple[OperatorHarness, dict[str, float]]:
     """A full snapshot, a delta after some more rows, and the operator restored from both."""
-    store, data_key = FileStore(f"file://{folder}/store"), DataKey("k", b"s" * 32)
+    store, data_key = FileStore(f"{folder}/store"), DataKey("k", b"s" * 32)
     took: dict[str, float] = {}
 
     def timed(name: str, began_s: float) -> None:
@@ -316,7 +316,8 @@ def _line(case: str, result: dict[str, Any], budget_mb: int) -> str:
     took = ", ".join(f"{name} {within[name]} ({without[name]})" for name in within if name.endswith("_s") and not name.endswith("per_s"))
     return (
         f"{case:10} {result['keys'] / 1e6:.1f} M keys, state {within['state_mb']:,} MB, budget {budget_mb} MB: {speeds}; at most {within['most_above_mb']} MB above "
-        f"{within['before_mb']} (without a budget {without['most_above_mb']}), {within['given_up_mb']:,} MB written; {right}" + (f"; {took}" if took else "")
+        f"{within['before_mb']} (without a budget {without['most_above_mb']}), {within['given_up_mb']:,} MB written; {right}"
+        + (f"; {took}" if took else "")
     )
 
 

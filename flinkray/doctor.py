@@ -47,6 +47,7 @@ def examine() -> Iterator[Finding]:
     yield _space("disk", flinkray_home(), LOW_DISK_BYTES)
     if os.path.isdir("/dev/shm"):
         yield _space("/dev/shm", "/dev/shm", LOW_SHM_BYTES)
+    yield _spilling()
     yield from _survival()
 
 
@@ -100,6 +101,23 @@ def _exchange() -> str:
 def _space(name: str, path: str, low_bytes: int) -> Finding:
     free = shutil.disk_usage(path).free
     return ("ok" if free >= low_bytes else "note"), name, f"{free / 1e9:.1f} GB free"
+
+
+def _spilling() -> Finding:
+    """Where state goes that is larger than its memory, where a job sets `Resources.state_memory_mb`."""
+    from flinkray.state.memory import StateMemory
+
+    folder = tempfile.gettempdir()
+    try:
+        StateMemory(1 << 20, folder).zeros(1 << 17, "i8")
+    except FlinkrayError as error:
+        return "note", "spill folder", f"{error} (only for jobs with Resources.state_memory_mb)"
+    free = shutil.disk_usage(folder).free
+    return (
+        "ok",
+        "spill folder",
+        f"{folder}, {free / 1e9:.1f} GB free; jobs with Resources.state_memory_mb write state there unencrypted: an encrypted volume keeps it secret",
+    )
 
 
 def _survival() -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from flinkray.operators.process_state import Cursor
 from flinkray.operators.process_store import ProcessStore
 from flinkray.operators.process_timers import Int64Array, Timers
 from flinkray.state.arrow_buffers import contiguous, words_of
+from flinkray.state.memory import touch, zeros
 from flinkray.state.slot_groups import group_rows, number_slots
 
 
@@ -182,9 +183,10 @@ class FunctionRunner:
     def _numbered(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(The number of each row's slot, the first row of each.)"""
         if self._store.index.high > len(self._marks):
-            self._marks = np.zeros(2 * self._store.index.high, np.int64)
+            self._marks = zeros(2 * self._store.index.high, np.int64)
             self._epoch = 0
         self._epoch += 1
+        touch(self._marks, slots)
         index, firsts = np.empty(len(slots), np.int32), np.empty(len(slots), np.int32)
         count = number_slots(np.ascontiguousarray(slots), self._marks, self._epoch, index, firsts)
         return index, firsts[:count]

@@ -6,6 +6,7 @@ that none is lost when an answer is.
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -310,6 +311,9 @@ class TaskManager:
         self._commit_up_to = None
         if slot is not None:
             slot.close()
+            del slot
+            if self._memory is not None:
+                gc.collect()  # operators refer to each other: their disk is free now, and not some time
 
     def _inject(self, effect: InjectBarrier) -> None:
         if self._slot is None:

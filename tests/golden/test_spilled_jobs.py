@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from flinkray.runtime import task_manager
 from flinkray.state.memory import StateMemory
 from flinkray.state.paging import PAGE
 from tests.golden.test_kills import GOLDEN, IDS, Golden, killed
-from tests.running import TIMEOUT_S, until_checkpoints
+from tests.running import TIMEOUT_S, cancel, until_checkpoints
 
 KEYS = 30_000
 ROWS = 2 * KEYS
@@ -32,6 +34,15 @@ def start(tmp_path: Path, parallelism: int, rate: float | None) -> fr.JobHandle:
     totals = stream.aggregate(n=fr.agg.count(), total=fr.agg.sum("value"), least=fr.agg.min("value"), emit="final").uid("sums")
     totals.sink_to(fr.sinks.Parquet(str(tmp_path / "out")), uid="out")
     return env.execute_async()
+
+
+def until_free(memories: list[StateMemory]) -> None:
+    """Until threads have let go of what they had."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while left := [memory.disk_used_bytes for memory in memories if memory.disk_used_bytes]:
+        assert time.monotonic() < deadline, left
+        gc.collect()
+        time.sleep(0.02)
 
 
 def test_a_job_with_state_larger_than_its_memory_is_stopped_and_goes_on_at_another_parallelism(
@@ -54,12 +65,28 @@ def test_a_job_with_state_larger_than_its_memory_is_stopped_and_goes_on_at_anoth
     assert result.records_in == ROWS
     assert len(made) == 4
     assert all(memory.given_up_bytes > memory.budget_bytes for memory in made)
+    until_free(made)
     found = pq.read_table(tmp_path / "out").sort_by("key")
     order = np.random.default_rng(3).permutation(np.arange(ROWS) % KEYS)
     assert found.column("key").to_pylist() == list(range(KEYS))
     assert found.column("n").to_pylist() == [2] * KEYS
     assert found.column("total").to_numpy().tolist() == np.bincount(order, weights=np.arange(ROWS)).astype(np.int64).tolist()
     assert os.listdir(tmp_path / "spill") == []
+
+
+def test_disk_is_free_again_when_a_job_is_cancelled_and_its_spilled_bytes_are_in_its_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "spill").mkdir()
+    made = tiny_memories(monkeypatch)
+    job = start(tmp_path, 1, ROWS / 60)
+    deadline = time.monotonic() + TIMEOUT_S
+    while (state := job.status()["state"])["spilled_bytes"] == 0:
+        assert time.monotonic() < deadline, state
+        time.sleep(0.02)
+    assert made[-1].disk_used_bytes > made[-1].budget_bytes
+    cancel(job)
+    until_free(made)
 
 
 def tiny_memories(monkeypatch: pytest.MonkeyPatch) -> list[StateMemory]:
