@@ -59,6 +59,8 @@ class OperatorContext:
     metrics: OperatorMetrics = field(default_factory=OperatorMetrics)
     buffer_timeout_s: float = 0.005
     """How old a small batch of a source may become before it is sent."""
+    check_values: bool = False
+    """Look whether user code changes what it read of state and does not assign it (`process_loans`)."""
     open_calls: Callable[[CallSpec], Calls] = no_calls
     """Calls beside the mailbox, which the task looks after (`in_flight_operator`)."""
 

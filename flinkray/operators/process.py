@@ -21,6 +21,7 @@ from flinkray.operators.base import OperatorContext, Output, RestoredState, Stat
 from flinkray.operators.functions import user_errors
 from flinkray.operators.process_context import EVENT, PROCESSING, Context
 from flinkray.operators.process_expiry import Expiry
+from flinkray.operators.process_loans import loans_of
 from flinkray.operators.process_output import ProcessOutput
 from flinkray.operators.process_runner import FunctionRunner
 from flinkray.operators.process_state import Cursor, bind
@@ -60,8 +61,9 @@ class ProcessOperator(SteppingOperator):
         self._ctx = Context(self._cursor, context.clock, self._side_schemas, context.name)
         self._ctx.has_event_time = self._has_time
         self._function: Any = copy.deepcopy(self._given)
+        loans = loans_of(context)
         self._states = {
-            attribute: bind(state, self._cursor, lambda: self._store.history.generation, self._expiry(state))
+            attribute: bind(state, self._cursor, lambda: self._store.history.generation, self._expiry(state), loans)
             for attribute, state in states_of(self._function).items()
         }
         self._bind()
@@ -76,7 +78,7 @@ class ProcessOperator(SteppingOperator):
         self._fired_us = MIN_WATERMARK if self._firing else self._store.watermark
         who = type(self._function).__name__
         self._output = ProcessOutput(context, self._declared, self._side_schemas, self._has_time, who)
-        self._runner = FunctionRunner(context, self._function, self._mode, self._store, self._ctx, self._cursor, self._output)
+        self._runner = FunctionRunner(context, self._function, self._mode, self._store, self._ctx, self._cursor, self._output, loans)
         with user_errors(context):
             self._function.open(self._ctx)
         self._store.measure()

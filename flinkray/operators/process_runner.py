@@ -15,6 +15,7 @@ from flinkray.columns import EVENT_TIME, MIN_WATERMARK
 from flinkray.operators.base import OperatorContext, Output
 from flinkray.operators.functions import user_errors
 from flinkray.operators.process_context import EVENT, BatchKeys, Context
+from flinkray.operators.process_loans import Loans
 from flinkray.operators.process_output import ProcessOutput
 from flinkray.operators.process_rows import key_values, rows_of
 from flinkray.operators.process_state import Cursor
@@ -30,11 +31,13 @@ class FunctionRunner:
     states see."""
 
     def __init__(
-        self, context: OperatorContext, function: Any, mode: str, store: ProcessStore, ctx: Context, cursor: Cursor, output: ProcessOutput
-    ) -> None:
+        self, context: OperatorContext, function: Any, mode: str, store: ProcessStore, ctx: Context, cursor: Cursor, output: ProcessOutput,
+        loans: Loans | None = None,
+    ) -> None:  # fmt: skip
         self._context, self._function, self._mode = context, function, mode
         self._store, self._ctx, self._cursor, self._output = store, ctx, cursor, output
         self._marks, self._epoch = np.zeros(1 << 14, np.int64), 0
+        self._loans = loans
 
     # --- rows
 
@@ -202,8 +205,12 @@ class FunctionRunner:
         try:
             for each in cells:
                 each.begin(slots, generation)
+            if self._loans is not None:
+                self._loans.forget()
             with user_errors(self._context):
                 yield
+                if self._loans is not None:
+                    self._loans.settle()
                 for each in cells:
                     each.end(slots, generation)
                 ctx.event_timers.settle(at_most)

@@ -12,6 +12,7 @@ from flinkray.errors import UsageError
 from flinkray.graph import process as declared
 from flinkray.operators.process_cells import Cells, Int64Array, ObjectCells, WordCells
 from flinkray.operators.process_expiry import Expiry
+from flinkray.operators.process_loans import Loans
 from flinkray.operators.process_objects import AS_IT_IS, BINARY, PICKLED, TEXT, Codec
 from flinkray.operators.process_values import ValueKind, value_kind
 
@@ -51,6 +52,8 @@ class _Bound:
     arrow: pa.DataType
     """Of the column in a chunk."""
     _cursor: Cursor
+    _taken: Callable[[Any], None] | None = None
+    """Told of what is assigned, where somebody looks after it."""
     _written: Touch | None = None
     _read: Touch | None = None
     """Called with the place of the key whose state is written or read, where state does not live for ever."""
@@ -67,6 +70,8 @@ class _Bound:
         cells.changed.append(at)
 
     def _fitted(self, kind: ValueKind, value: Any, role: str = "value") -> Any:
+        if self._taken is not None:
+            self._taken(value)
         try:
             return kind.fit(value)
         except (TypeError, OverflowError, ValueError, pa.ArrowException) as error:
@@ -96,6 +101,8 @@ class _BoundSingle(_Bound):
     def _set(self, value: Any) -> None:
         cells, at = self.cells, self._cursor.at
         if value is not None:
+            if self._taken is not None:
+                self._taken(value)
             try:
                 value = self._fit(value)
             except (TypeError, OverflowError, ValueError, pa.ArrowException):
@@ -258,7 +265,7 @@ class BoundMap(_BoundContainer, declared.MapState):
         self.name, self._cursor = state.name, cursor
         self._key_kind, self._value_kind = value_kind(state.types["key_type"]), value_kind(state.types["value_type"])
         self.arrow = pa.map_(self._key_kind.arrow, self._value_kind.arrow)
-        self._thaw = _as_it_is if self._value_kind.thaw is None else _or_none(self._value_kind.thaw)
+        self._thaw = self._release = _as_it_is if self._value_kind.thaw is None else _or_none(self._value_kind.thaw)
         self._fit_key, self._fit_value = self._key_kind.fit, self._value_kind.fit
         self.cells = ObjectCells(self._to_arrow, self._from_arrow, self._lives(expiry))
 
@@ -284,6 +291,8 @@ class BoundMap(_BoundContainer, declared.MapState):
         return self._thaw(self._kept()[key])
 
     def __setitem__(self, key: Any, value: Any) -> None:
+        if self._taken is not None:
+            self._taken(value)
         try:
             key, value = self._fit_key(key), None if value is None else self._fit_value(value)
         except (TypeError, OverflowError, ValueError, pa.ArrowException):
@@ -315,7 +324,7 @@ class BoundMap(_BoundContainer, declared.MapState):
             if default:
                 return default[0]
             raise KeyError(key)
-        return self._thaw(self._mine().pop(key))
+        return self._release(self._mine().pop(key))
 
     def keys(self) -> list[Any]:
         return list(self._kept())
@@ -347,9 +356,13 @@ def codec_of(kind: ValueKind) -> Codec:
     return BINARY if pa.types.is_binary(kind.arrow) else PICKLED
 
 
-def bind(state: declared.State, cursor: Cursor, generation: Callable[[], int], expiry: Expiry | None = None) -> BoundState:
-    """The state of a subtask; `generation` tells with what changes are stamped now."""
+def bind(
+    state: declared.State, cursor: Cursor, generation: Callable[[], int], expiry: Expiry | None = None, loans: Loans | None = None
+) -> BoundState:
+    """The state of a subtask; `generation` tells with what changes are stamped now; `loans` looks after values that are read."""
     bound: BoundState = _BOUND[state.kind](state, cursor, expiry)
+    if loans is not None and isinstance(bound, BoundValue | BoundList | BoundMap) and bound._thaw not in (None, _as_it_is):
+        bound._thaw, bound._taken = loans.lend(bound.name, bound._thaw), loans.taken
     if isinstance(bound, BoundValue):
         bound.generation = generation
     return bound

@@ -258,6 +258,7 @@ class OperatorHarness:
             batch_rows=settings.batch_rows,
             clock=lambda: self._now_s,
             metrics=self.metrics,
+            check_values=True,
             open_calls=self._open_calls,
         )
 

@@ -468,6 +468,68 @@ def test_a_value_of_another_type_is_an_error_that_names_the_state(value: Any, ki
         harness(mistaken(process, v=fr.ValueState("v", kind))).rows([row(1)])
 
 
+class Notes(fr.KeyedProcessFunction):
+    """What it does with what it reads is given to it."""
+
+    output_schema = {"n": "int64"}
+    value = fr.ValueState("value", {"ns": "list[int64]"})
+    listed = fr.ListState("listed", {"n": "int64"})
+    mapped = fr.MapState("mapped", str, "list[int64]")
+    anything = fr.ValueState("anything", object)
+
+    def __init__(self, act: Any) -> None:
+        self.act = act
+
+    def process(self, row: Row, ctx: fr.ProcessContext) -> None:
+        if row["n"] == 0:
+            self.value.value, self.mapped["a"], self.anything.value = {"ns": [0]}, [0], {"x": {1}}
+            self.listed.add({"n": 0})
+        else:
+            self.act(self)
+
+
+def _assigned(notes: Any) -> None:
+    """Whatever is changed is assigned; what is popped or not read belongs to the function."""
+    value = notes.value.value
+    value["ns"].append(1)
+    notes.value.value = value
+    kept = notes.mapped.get("a", [])
+    kept.append(1)
+    notes.mapped["b"] = kept
+    notes.mapped.pop("a").append(2)
+    whole = list(notes.listed)
+    whole[0]["n"] = 5
+    notes.listed.clear()
+    notes.listed.extend(whole)
+    own = {"x": notes.anything.value["x"] | {2}}
+    own["x"].add(3)
+    notes.anything.value = own
+
+
+@pytest.mark.parametrize(
+    ("name", "act"),
+    [
+        ("value", lambda notes: notes.value.value["ns"].append(1)),
+        ("listed", lambda notes: next(iter(notes.listed)).update(n=2)),
+        ("mapped", lambda notes: notes.mapped["a"].append(1)),
+        ("mapped", lambda notes: [each.clear() for each in notes.mapped.values()]),
+        ("anything", lambda notes: notes.anything.value["x"].add(2)),
+    ],
+)
+def test_a_value_that_is_changed_and_not_assigned_is_an_error_where_that_is_looked_for(
+    name: str, act: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match=f"state '{name}': a value that was read was changed, and not assigned again"):
+        harness(Notes(act)).rows([row(1, n=0)]).rows([row(2, n=1)])
+    assert harness(Notes(_assigned)).rows([row(1, n=0)]).rows([row(2, n=1), row(3, user=2, n=0)]).watermark(9).output_rows() == []
+    env = fr.StreamEnvironment("notes", runtime="local")
+    rows = env.from_batches(pa.table({"user": [1, 1], "n": [0, 1]})).key_by("user").process(Notes(act))
+    assert rows.collect().num_rows == 0, "it costs time, and is not done unasked"
+    monkeypatch.setenv("FLINKRAY_CHECK", "1")
+    with pytest.raises(UsageError, match=f"state '{name}'"):
+        rows.collect()
+
+
 def test_mistakes_of_the_function_say_what_to_do() -> None:
     with pytest.raises(OperatorError, match="int microseconds"):
         harness(mistaken(lambda self, row, ctx: ctx.register_event_timer(1.5))).rows([row(1)])
