@@ -183,6 +183,12 @@ class TaskManager:
     def run_once(self, max_wait_s: float = MAX_WAIT_S) -> bool:
         """One turn: commands, tasks, channels. Returns False when nothing was to be done (after waiting for news, at most `max_wait_s`)."""
         use(self._memory)
+        try:
+            return self._turn(max_wait_s)
+        finally:
+            use(None)  # of several TaskManagers in one process only this one's state counts against its budget
+
+    def _turn(self, max_wait_s: float) -> bool:
         worked = self._drain()
         wait_s = max_wait_s
         if self._running and self._slot is not None:

@@ -1,8 +1,9 @@
-"""A TaskManager's shell and two leaders: who may hear its reports."""
+"""A TaskManager's shell: two leaders, and who may hear its reports; whose budget of memory counts."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from flinkray.exchange.in_process import InProcessExchange, InProcessNetwork
 from flinkray.ids import Epoch
 from flinkray.runtime.background import ThreadBackground
 from flinkray.runtime.task_manager import JobBundle, TaskManager
+from flinkray.state.memory import StateMemory, current
 
 OLD, NEW = Epoch(1, 1, "old"), Epoch(1, 2, "new")
 
@@ -45,4 +47,17 @@ def test_a_leader_that_nobody_has_superseded_hears_everything(task_manager: Task
     task_manager.run_once(0.0)
     assert task_manager.poll(0, 0.0, OLD) == ([], None)
     assert task_manager.poll(0, 0.0) == ([], None)
+    task_manager.close()
+
+
+def test_a_budget_of_state_holds_during_the_turns_of_its_own_task_manager_only(
+    task_manager: TaskManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, seen = StateMemory(1 << 20, str(tmp_path)), list[StateMemory | None]()
+    monkeypatch.setattr(task_manager, "_memory", memory)
+    monkeypatch.setattr(task_manager.core, "step", lambda command: seen.append(current()) or [])
+    task_manager.submit(Command(OLD, 1, Stop()))
+    task_manager.run_once(0.0)
+    assert seen == [memory]
+    assert current() is None
     task_manager.close()
