@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from flinkray.state.row_buffer import RowBuffer
-
-Int64Array = npt.NDArray[np.int64]
 
 
 class _Pane:
@@ -37,22 +33,28 @@ class PaneRows:
     def starts(self) -> list[int]:
         return list(self._panes)
 
-    def add(self, start_us: int, rows: pa.RecordBatch, chosen: Int64Array, generation: int) -> None:
-        """Copies of some rows of a batch, all of this pane."""
+    def add(self, start_us: int, rows: pa.RecordBatch, generation: int) -> None:
+        """Rows of this pane, of the types of the schema, which are its own from now on."""
         pane = self._panes.get(start_us)
         if pane is None:
             pane = self._panes[start_us] = _Pane(self.schema)
         if not pane.marks or pane.marks[-1][0] != generation:
             pane.marks.append((generation, len(pane.rows)))
         before = pane.rows.memory_bytes
-        pane.rows.append(rows, chosen)
-        self.rows += len(chosen)
+        pane.rows.own(rows)
+        self.rows += rows.num_rows
         self.memory_bytes += pane.rows.memory_bytes - before
 
-    def among(self, starts_us: Iterable[int]) -> pa.RecordBatch:
-        """The rows of the panes that there are, in one batch."""
-        panes = [self._panes[start] for start in starts_us if start in self._panes]
-        batches = [batch for pane in panes for batch in pane.rows.view().batches]
+    def count(self, starts_us: Iterable[int]) -> int:
+        """Rows of the panes that there are."""
+        return sum(len(self._panes[start].rows) for start in starts_us if start in self._panes)
+
+    def among(self, starts_us: Iterable[int]) -> list[pa.RecordBatch]:
+        """The rows of the panes that there are."""
+        return [batch for start in starts_us if start in self._panes for batch in self._panes[start].rows.view().batches]
+
+    def joined(self, batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+        """The rows of all batches in one."""
         if len(batches) == 1:
             return batches[0]
         return pa.concat_batches(batches) if batches else pa.RecordBatch.from_pylist([], self.schema)

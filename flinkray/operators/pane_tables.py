@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,8 @@ from flinkray.state.windows import WindowMerger
 
 _SPARE_BYTES = 1 << 22
 """A dropped pane's table of at most that size becomes the next pane's: making one takes longer than clearing it."""
+
+_NEWEST = 8
 
 PANE_FIELD = pa.field(PANE, pa.int64(), False)
 
@@ -52,16 +55,15 @@ class PaneTables:
         self.merger = WindowMerger(layout, codec, seed)
         self.watermark_us = watermark_us
         self._tables: dict[int, KeyedTable] = {}
+        self._sizes: dict[int, tuple[int, int]] = {}
+        """Of each table when it was changed last: rows, bytes."""
+        self._rows = self.memory_bytes = 0
         self._spare: KeyedTable | None = None
         self._due_windows: list[int] = []
         self._due_drops: list[tuple[int, int]] = []
 
     def __len__(self) -> int:
-        return sum(len(table) for table in self._tables.values())
-
-    @property
-    def memory_bytes(self) -> int:
-        return sum(table.memory_bytes for table in self._tables.values())
+        return self._rows
 
     def ends_of(self, pane: int) -> range:
         """Ends of the windows that hold the pane, the last first."""
@@ -89,8 +91,8 @@ class PaneTables:
         return table
 
     def _expected(self) -> int:
-        """A new pane will probably hold as many keys as the largest does, or a few more."""
-        return max(map(len, self._tables.values()), default=0) * 9 // 8
+        """A new pane will probably hold as many keys as the largest of the newest ones does, or a few more."""
+        return max(map(len, islice(reversed(self._tables.values()), _NEWEST)), default=0) * 9 // 8
 
     def fold(self, pane: int, rows: PaneRows, start: int, stop: int, generation: int) -> np.ndarray:
         """Folds the rows from `start` to `stop` into a pane. Returns the slots of the touched keys (those that this generation had not
@@ -98,8 +100,21 @@ class PaneTables:
         table = self.table(pane)
         table.find_slots(rows.keys, start, stop, rows.slots)
         segments = np.array(((start, stop, 0),), np.int64)
+        self._measure(pane, (len(table), table.memory_bytes))
         count = self._layout.run(rows.program, table.rows, rows.slots, generation, rows.touched, segments)
         return rows.touched[:count]
+
+    def load(self, pane: int, keys: Sequence[pa.Array], words: Sequence[pa.Array]) -> None:
+        """Rows of a snapshot; see `KeyedTable.load`."""
+        table = self.table(pane)
+        table.load(keys, words)
+        self._measure(pane, (len(table), table.memory_bytes))
+
+    def _measure(self, pane: int, size: tuple[int, int]) -> None:
+        rows, size_bytes = self._sizes.get(pane, (0, 0))
+        self._sizes[pane] = size
+        self._rows += size[0] - rows
+        self.memory_bytes += size[1] - size_bytes
 
     def advance(self, watermark_us: int) -> list[int]:
         """Event time goes on. Returns the ends of the windows that fire now, in order."""
@@ -114,7 +129,10 @@ class PaneTables:
     def drop_over(self) -> None:
         """Forgets the panes whose windows are all over for good."""
         while self._due_drops and (self._due_drops[0][0] <= self.watermark_us or self.watermark_us == MAX_WATERMARK):
-            table = self._tables.pop(heapq.heappop(self._due_drops)[1])
+            pane = heapq.heappop(self._due_drops)[1]
+            table = self._tables.pop(pane)
+            self._measure(pane, (0, 0))
+            del self._sizes[pane]
             if self._spare is None and table.memory_bytes <= _SPARE_BYTES:
                 table.clear()
                 self._spare = table

@@ -192,7 +192,7 @@ class WindowAggregateOperator(Operator):
                 part = chunk.slice(int(bounds[position]), int(bounds[position + 1] - bounds[position]))
                 kinds = [field.type for field in self._key_fields]
                 rows = read_rows(part, self._keys, self._layout.names, self.context.name, kinds, self._layout.initial_words)
-                self._panes.table(pane).load(*rows)
+                self._panes.load(pane, *rows)
 
     def _measure(self) -> None:
         self.context.metrics.state_rows = len(self._panes)

@@ -2,7 +2,8 @@
 
 Rows are kept in panes (the part of event time that all its windows share) and only appended to, so that a delta is what was appended.
 When the watermark reaches a window's last microsecond, the right rows of its panes are put into a hash index and the left ones look
-them up. A row is late when all its windows are over: it is counted and dropped; windows that are over do not come out again.
+them up; small windows that end together do so in one index, by window and key. A row is late when all its windows are over: it is
+counted and dropped; windows that are over do not come out again.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ from flinkray.operators.interval_join import NAMES
 from flinkray.operators.join_rows import Int64Array, JoinResult, JoinSides, plain_columns
 from flinkray.operators.pane_rows import PaneRows
 from flinkray.operators.restore import KEY_GROUP, TableCapture, capture_watermark, restored_watermark, unfinished
+from flinkray.operators.window_match import Matcher, WindowRows
 from flinkray.operators.window_panes import PANE, encode_panes
 from flinkray.state.arrow_buffers import words_of
 from flinkray.state.grouping import pane_starts, sort_by_pane
 from flinkray.state.key_hash import hash_keys, key_groups
-from flinkray.state.key_index import KeyIndex
 from flinkray.state.row_buffer import plain_schema
-from flinkray.state.slot_groups import group_rows
+
+_SHARED_PANES = 64
+"""Panes of a batch that are no further apart are parts of one copy of it; those of rows from all times are copies of their own, lest a few
+rows of a far window keep all the others in memory."""
 
 
 class WindowJoinOperator(Operator):
@@ -53,7 +57,7 @@ class WindowJoinOperator(Operator):
         self._sides = JoinSides(self._join, context)
         self._result = JoinResult(self._join, self._sides.output_schema)
         self._panes = tuple(PaneRows(plain_schema(self._sides.kept_schema(side))) for side in (0, 1))
-        self._index = KeyIndex(self._sides.codec, context.hash_seed)
+        self._match = Matcher(self._sides, context.hash_seed)
         self._watermark = restored_watermark(restored)
         states = {state.name: state for state in restored}
         for side, name in enumerate(NAMES):
@@ -75,8 +79,9 @@ class WindowJoinOperator(Operator):
     def _keep(self, side: int, rows: pa.RecordBatch, starts: Int64Array, generation: int) -> int:
         """Puts rows into their panes; returns how many were late."""
         order, panes, bounds = sort_by_pane(starts)
-        if order is None:
-            order = np.arange(rows.num_rows)
+        shared = int(panes[-1] - panes[0]) <= _SHARED_PANES * self._window.pane_us
+        if shared or order is not None:
+            rows = rows.take(pa.array(np.arange(rows.num_rows) if order is None else order))
         late = 0
         for pane, start, stop in zip(panes.tolist(), bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
             ends = self._ends_of(pane)
@@ -87,45 +92,66 @@ class WindowJoinOperator(Operator):
                 for end in ends:
                     if end > self._over_until:
                         heapq.heappush(self._ends, end)
-            self._panes[side].add(pane, rows, order[start:stop], generation)
+            part = rows.slice(start, stop - start)
+            self._panes[side].add(pane, part if shared else part.take(pa.array(np.arange(stop - start))), generation)
         return late
 
     def on_watermark(self, watermark_us: int, out: Output) -> None:
         if watermark_us <= self._watermark:
             return
         self._watermark = watermark_us
-        last = None
+        ends = list[int]()
         while self._ends and self._ends[0] <= self._over_until:
             end = heapq.heappop(self._ends)
-            if end != last:
-                self._answer(end, out)
-            last = end
+            if not ends or ends[-1] != end:
+                ends.append(end)
+        for group in self._grouped(ends):
+            self._answer(group, out)
         for panes in self._panes:
             panes.drop([pane for pane in panes.starts() if self._ends_of(pane)[0] <= self._over_until])
         self._measure()
 
-    def _answer(self, end: int, out: Output) -> None:
-        spans = range(end - self._window.size_us, end, self._window.pane_us)
-        left, right = (panes.among(spans) for panes in self._panes)
+    def _grouped(self, ends: Sequence[int]) -> Iterator[list[int]]:
+        """Windows, in order, together as long as they have a batch of rows at most."""
+        group, total = list[int](), 0
+        for end in ends:
+            size = sum(panes.count(self._spans_of(end)) for panes in self._panes)
+            if group and total + size > self.context.batch_rows:
+                yield group
+                group, total = [], 0
+            group.append(end)
+            total += size
+        if group:
+            yield group
+
+    def _answer(self, ends: Sequence[int], out: Output) -> None:
+        left, right = (self._side_of(panes, ends) for panes in self._panes)
         keep_left, keep_right = self._join.keeps
-        window = (end - self._window.size_us, end)
-        if left.num_rows and right.num_rows:
-            match = _Match(self._index, self._sides, left, right)
+        if left.rows.num_rows and right.rows.num_rows:
+            match = self._match(left, right)
             for mine, its in match.pairs(self.context.batch_rows):
-                self._emit(left.take(pa.array(mine)), right.take(pa.array(its)), window, out)
+                self._emit(left.take(mine), right.take(its), left.ends[mine], out)
             alone = (match.left_alone(), match.right_alone()) if keep_left or keep_right else ()
         else:
-            alone = (np.arange(left.num_rows), np.arange(right.num_rows))
+            alone = (np.arange(left.rows.num_rows), np.arange(right.rows.num_rows))
         for side, (rows, positions) in enumerate(zip((left, right), alone, strict=False)):
             if self._join.keeps[side]:
                 for start in range(0, len(positions), self.context.batch_rows):
-                    part = rows.take(pa.array(positions[start : start + self.context.batch_rows]))
-                    self._emit(part if side == 0 else None, part if side == 1 else None, window, out)
+                    chosen = positions[start : start + self.context.batch_rows]
+                    part = rows.take(chosen)
+                    self._emit(part if side == 0 else None, part if side == 1 else None, rows.ends[chosen], out)
 
-    def _emit(self, left: pa.RecordBatch | None, right: pa.RecordBatch | None, window: tuple[int, int], out: Output) -> None:
-        some = left if left is not None else right
-        assert some is not None
-        out.emit(self._result.batch(left, right, np.full(some.num_rows, window[1] - 1, np.int64), window))
+    def _side_of(self, panes: PaneRows, ends: Sequence[int]) -> WindowRows:
+        """What a side has in these windows, window by window."""
+        batches = [panes.among(self._spans_of(end)) for end in ends]
+        sizes = [sum(batch.num_rows for batch in each) for each in batches]
+        return WindowRows(panes.joined([batch for each in batches for batch in each]), np.repeat(np.array(ends, np.int64), sizes))
+
+    def _spans_of(self, end: int) -> range:
+        return range(end - self._window.size_us, end, self._window.pane_us)
+
+    def _emit(self, left: pa.RecordBatch | None, right: pa.RecordBatch | None, ends: Int64Array, out: Output) -> None:
+        out.emit(self._result.batch(left, right, ends - 1, (ends - self._window.size_us, ends)))
 
     @property
     def _over_until(self) -> int:
@@ -140,7 +166,7 @@ class WindowJoinOperator(Operator):
 
     def _measure(self) -> None:
         self.context.metrics.state_rows = sum(panes.rows for panes in self._panes)
-        self.context.metrics.state_bytes = sum(panes.memory_bytes for panes in self._panes) + self._index.memory_bytes
+        self.context.metrics.state_bytes = sum(panes.memory_bytes for panes in self._panes) + self._match.memory_bytes
 
     # --- snapshot
 
@@ -176,39 +202,3 @@ class WindowJoinOperator(Operator):
             )
         for batch in chunk.combine_chunks().to_batches():
             self._keep(side, batch.select(schema.names), words_of(batch.column(PANE)), 0)
-
-
-class _Match:
-    """Which rows of two batches have equal keys."""
-
-    def __init__(self, index: KeyIndex, sides: JoinSides, left: pa.RecordBatch, right: pa.RecordBatch) -> None:
-        index.clear()
-        self._rights = index.lookup_or_insert(index.keys(right, sides.keys[1]))
-        has_key = sides.has_key(1, right)
-        if has_key is not None:
-            self._rights[~has_key] = -1
-        self._lefts = index.lookup(index.keys(left, sides.keys[0]))
-        has_key = sides.has_key(0, left)
-        if has_key is not None:
-            self._lefts[~has_key] = -1
-        self._starts, self._order = np.zeros(index.high + 1, np.int64), np.empty(right.num_rows, np.int64)
-        group_rows(self._rights, self._starts, self._order)
-        self._counts = np.where(self._lefts >= 0, np.diff(self._starts)[self._lefts], 0)
-
-    def pairs(self, at_most: int) -> Iterator[tuple[Int64Array, Int64Array]]:
-        """Positions (left, right) that meet, in the order of the left rows, at most so many at once."""
-        ends = np.cumsum(self._counts)
-        total = int(ends[-1])
-        for start in range(0, total, at_most):
-            pair = np.arange(start, min(start + at_most, total))
-            left = np.searchsorted(ends, pair, side="right")
-            among = pair - (ends[left] - self._counts[left])
-            yield left, self._order[self._starts[self._lefts[left]] + among]
-
-    def left_alone(self) -> Int64Array:
-        return np.flatnonzero(self._counts == 0)
-
-    def right_alone(self) -> Int64Array:
-        met = np.zeros(len(self._starts), np.bool_)
-        met[self._lefts[self._lefts >= 0]] = True
-        return np.flatnonzero((self._rights < 0) | ~met[self._rights])

@@ -100,6 +100,10 @@ class RowBuffer:
         arrays = [a if a.type == f.type else a.cast(f.type) for a, f in zip(arrays, self.schema, strict=True)]
         self._add(pa.RecordBatch.from_arrays(arrays, schema=self.schema))
 
+    def own(self, rows: pa.RecordBatch) -> None:
+        """Rows of just these columns that nobody else changes, without a copy."""
+        self._add(rows)
+
     def view(self) -> RowView:
         return RowView(self.schema, tuple(self._batches))
 

@@ -27,7 +27,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(400)]
 AWAY_S = 8.0
 GOAL_S = 2.0
 """A leader is there so soon after the GCS's return."""
-
+STALL_S = 5.0
+"""Counts of rows come once a second, later on a machine that has much else to do."""
 
 REDIS_PORT = 6399
 
@@ -138,12 +139,9 @@ def stacks(status: Status) -> str:
 def rows_flow(job: RemoteJob, while_s: float) -> None:
     """What is read grows all the while. The driver knows the leader, and needs no GCS to ask it."""
     until = time.monotonic() + while_s
-    rows = job.status()["records_in"]
     while time.monotonic() < until:
-        time.sleep(1.0)
-        now = job.status()["records_in"]
-        assert now > rows
-        rows = now
+        rows = job.status()["records_in"]
+        job.until(lambda s, rows=rows: s["records_in"] > rows, STALL_S)
 
 
 def lead_s(job: RemoteJob) -> float:
@@ -183,8 +181,8 @@ def test_the_gcs_and_the_leader_killed_together(cluster: Cluster, job: RemoteJob
     assert job.probed() > written, f"no row arrives at the sink without GCS and leader\n{stacks(before)}"
     since = cluster.start_gcs()
     job.until(lambda s: s["status"] == "RUNNING" and s["leader"]["pid"] != before["leader"]["pid"])
-    led_s = time.monotonic() - since
-    print(f"led again {led_s:.2f} s after the GCS's return, asked from outside; {lead_s(job) - since:.2f} s by the leader's log")
+    asked_s, led_s = time.monotonic() - since, lead_s(job) - since
+    print(f"led again {led_s:.2f} s after the GCS's return by the leader's log, {asked_s:.2f} s asked from outside")
     nothing_was_restarted(job, before)
     assert led_s < GOAL_S
 

@@ -200,6 +200,30 @@ def test_the_columns_are_the_keys_then_both_sides_and_the_larger_event_time() ->
     assert out[EVENT_TIME].to_pylist() == [9]
 
 
+@pytest.mark.parametrize(("batch_rows", "batches"), [(65536, 1), (4, 3)])
+def test_windows_that_end_together_answer_in_order_and_small_ones_at_once(batch_rows: int, batches: int) -> None:
+    driven = harness(TumblingWindow(10), batch_rows=batch_rows)
+    driven.rows([left(21), left(1), left(11, 2)]).rows([right(12, 2), right(22), right(2), right(13, 1)], input=1)
+    driven.watermark(29)
+    answer = driven.output()
+    rows = [(r["user"], r["t"], r["t_right"], int(r["window_end"].timestamp() * 1e6)) for r in answer.to_pylist()]
+    assert rows == [(1, 1, 2, 10), (2, 11, 12, 20), (1, 21, 22, 30)]
+    assert len(answer.to_batches()) == batches
+
+
+def test_rows_of_a_far_window_keep_no_others_in_memory() -> None:
+    driven = harness(TumblingWindow(10))
+    for number in range(6):
+        times = np.full(20_000, 1)
+        times[0] = 1_000_000 + number
+        users = pa.array(np.zeros(20_000, np.int64))
+        driven.rows(pa.record_batch([users, pa.array(times), pa.array(["x"] * 20_000)], schema=LEFT))
+    before = pa.total_allocated_bytes()
+    driven.watermark(100)
+    assert driven.metrics.state_rows == 6
+    assert before - pa.total_allocated_bytes() > 5 * 20_000 * 16
+
+
 def test_both_bounds_of_an_interval_are_included() -> None:
     driven = harness(Interval(-2, 3)).rows([left(10)])
     driven.rows([right(t) for t in (7, 8, 13, 14)], input=1)
