@@ -16,7 +16,7 @@ from flinkray.columns import CHANGE, DELETE, EVENT_TIME, INSERT, MAX_WATERMARK, 
 from flinkray.errors import PlanError
 from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState, StateCapture
 from flinkray.operators.join_rows import plain_columns
-from flinkray.operators.ranking import OrderBy, candidates, order_codes
+from flinkray.operators.ranking import OrderBy, best_few, candidates, order_codes
 from flinkray.operators.restore import capture_watermark, restored_watermark
 from flinkray.operators.row_states import RowStates
 from flinkray.state.arrow_buffers import words_of
@@ -27,6 +27,8 @@ from flinkray.state.row_buffer import plain_schema
 
 Int64Array = npt.NDArray[np.int64]
 ROWS = "rows"
+_FEW = 64
+"""So many of a key are kept in order row by row; more are sorted."""
 
 
 class RankOperator(Operator):
@@ -74,14 +76,16 @@ class RankOperator(Operator):
         unique, number = _numbered(slots)
         own, kept = self._rows.of(unique)
         groups = np.concatenate([own, number])
-        order, best = self._best(self._codes(kept, batch), groups)
+        order = self._best(self._codes(kept, batch), groups)
+        best = np.zeros(len(groups), np.bool_)
+        best[order] = True
         stays = best[: len(kept)]
         came = np.flatnonzero(best[len(kept) :])
         replaced = kept[~stays]
         self._rows.remove(replaced, self._states.history.generation)
         self._rows.add(batch, came, slots[came], self._states.history.generation)
         if self._rank is not None:
-            self._emit_ranks(kept, batch, groups, order[best[order]], out)
+            self._emit_ranks(kept, batch, groups, order, out)
         elif self._upsert:
             known = np.zeros(len(unique), np.bool_)
             known[own] = True
@@ -98,10 +102,11 @@ class RankOperator(Operator):
         columns = [(pa.concat_arrays([rows.column(name), batch.column(name)]), direction) for name, direction in self._by]
         return [code for column, direction in columns for code in order_codes(column, direction)]
 
-    def _best(self, codes: list[Int64Array], group: Int64Array) -> tuple[Int64Array, npt.NDArray[np.bool_]]:
-        """Positions of the rows by group, the best first, and which are among the best; they stand in order of arrival. Rows without a chance may
-        be left out of the first."""
-        best, chosen = np.zeros(len(group), np.bool_), candidates(group, codes[0], self._n)
+    def _best(self, codes: list[Int64Array], group: Int64Array) -> Int64Array:
+        """Positions of the best rows, by group and the best first; rows stand in order of arrival."""
+        if not self._ties and self._n <= _FEW:
+            return best_few(group, codes, self._n, self._newest)
+        chosen = candidates(group, codes[0], self._n)
         if chosen is None:
             chosen = np.arange(len(group))
         group, codes = group[chosen], [code[chosen] for code in codes]
@@ -113,9 +118,7 @@ class RankOperator(Operator):
             for code in codes:
                 first = first | _begins(code[found])
             position = np.maximum.accumulate(np.where(first, position, 0))
-        order = chosen[found]
-        best[order[position - start < self._n]] = True
-        return order, best
+        return chosen[found[position - start < self._n]]
 
     def _emit_ranks(self, kept: Int64Array, batch: pa.RecordBatch, groups: Int64Array, best: Int64Array, out: Output) -> None:
         """Rows that came, or have another rank than before. `best`: by group and rank the numbers of rows, those that are kept and then those that

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flinkray.errors import PlanError
-from flinkray.state.ranking_kernels import mark_candidates
+from flinkray.state.ranking_kernels import best_of_groups, mark_candidates
 
 Int64Array = npt.NDArray[np.int64]
 OrderBy = Sequence[tuple[str, str]]
@@ -94,6 +94,15 @@ def candidates(groups: Int64Array, codes: Int64Array, n: int) -> Int64Array | No
     mask = np.empty(len(groups), np.uint8)
     mark_candidates(groups, codes, np.full((heaps, n), np.iinfo(np.int64).max), mask)
     return np.flatnonzero(mask)
+
+
+def best_few(groups: Int64Array, codes: Sequence[Int64Array], n: int, newest: bool) -> Int64Array:
+    """Positions of the n best rows of each group, by group and the best first; of equal ones the first to come is first, with `newest` the last."""
+    sizes = np.bincount(groups)
+    found = np.empty(int(np.minimum(sizes, n).sum()), np.int64)
+    starts = np.concatenate([[0], sizes])
+    best_of_groups(groups, np.stack(codes), n, newest, starts, found, np.zeros(len(sizes), np.int64))
+    return found
 
 
 def _changes(values: Int64Array) -> npt.NDArray[np.bool_]:

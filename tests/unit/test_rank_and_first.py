@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -14,9 +16,11 @@ from hypothesis import strategies as st
 import flinkray as fr
 from flinkray.columns import CHANGE, EVENT_TIME
 from flinkray.errors import PlanError
+from flinkray.operators import rank
 from flinkray.operators.base import Operator
 from flinkray.operators.first import FirstOperator
 from flinkray.operators.rank import RankOperator
+from flinkray.operators.ranking import best_few
 from flinkray.testing.harness import OperatorHarness, restore
 
 SCHEMA = pa.schema([("key", pa.string()), ("t", pa.int64()), ("n", pa.int64())])
@@ -70,6 +74,21 @@ def test_a_key_whose_time_to_live_is_over_begins_anew() -> None:
 
 
 # --- rank
+
+
+@settings(max_examples=60)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 4), st.integers(-2, 2), st.integers(-2, 2)), min_size=1, max_size=60),
+    n=st.integers(1, 12),
+    newest=st.booleans(),
+)
+def test_a_few_best_rows_found_one_by_one_are_those_of_sorting_all(rows: list[tuple[int, int, int]], n: int, newest: bool) -> None:
+    names = {key: number for number, key in enumerate(dict.fromkeys(key for key, _, _ in rows))}
+    groups = np.array([names[key] for key, _, _ in rows])
+    codes = [np.array([each[column] for each in rows]) for column in (1, 2)]
+    order = sorted(range(len(rows)), key=lambda i: (groups[i], codes[0][i], codes[1][i], -i if newest else i))
+    expected = [i for place, i in enumerate(order) if place < n or groups[order[place - n]] != groups[i]]
+    assert best_few(groups, codes, n, newest).tolist() == expected
 
 
 def top(n: int, **options: Any) -> RankOperator:
@@ -185,9 +204,10 @@ def test_the_last_change_of_each_key_is_its_best_row(story: list[Any], keep: str
 
 
 @settings(max_examples=50, deadline=None)
-@given(story=STORY, n=st.integers(1, 3))
-def test_the_last_row_of_each_rank_is_the_row_that_has_it(story: list[Any], n: int) -> None:
-    out, rows = run(lambda: RankOperator(keys=("key",), by=(("n", "desc"), ("t", "asc")), n=n, rank="rank"), story)
+@given(story=STORY, n=st.integers(1, 3), few=st.sampled_from([0, 64]))
+def test_the_last_row_of_each_rank_is_the_row_that_has_it(story: list[Any], n: int, few: int) -> None:
+    with mock.patch.object(rank, "_FEW", few):  # one by one, or by sorting
+        out, rows = run(lambda: RankOperator(keys=("key",), by=(("n", "desc"), ("t", "asc")), n=n, rank="rank"), story)
     newest: dict[tuple[Any, int], tuple[int, int]] = {}
     for each in (r for table in out for r in table.to_pylist()):
         place = (each["key"], each["rank"])
