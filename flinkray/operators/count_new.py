@@ -16,6 +16,7 @@ from flinkray.columns import EVENT_TIME
 from flinkray.operators.base import Operator, OperatorContext, Output, RestoredState, StateCapture
 from flinkray.operators.restore import TableCapture
 from flinkray.state.arrow_buffers import words_of
+from flinkray.state.first_seen import mark_seen
 from flinkray.state.memory import touch
 from flinkray.state.table import KeyedTable, Snapshots, encode_parts, encode_rows, is_as_now, read_rows
 
@@ -48,17 +49,12 @@ class CountNewOperator(Operator):
 
     def process(self, batch: pa.RecordBatch, input_index: int, out: Output) -> None:
         slots = self._table.slots(self._table.index.keys(batch, (*self._keys, self._value)))
-        unique, first, number = np.unique(slots, return_index=True, return_inverse=True)
-        bits = np.zeros(len(unique), np.int64)
-        np.bitwise_or.at(bits, number, self._bits(batch))
-        rows = self._table.rows
-        touch(rows, unique, self._snapshots.generation)
-        new = bits & ~rows[unique, 1]
-        chosen = np.flatnonzero((new != 0) | (rows[unique, 0] == 0))
-        rows[unique[chosen], 1] |= new[chosen]
-        rows[unique[chosen], 0] = self._snapshots.generation
-        if len(chosen):
-            self._emit(batch.take(pa.array(first[chosen])), new[chosen], out)
+        rows, generation = self._table.rows, self._snapshots.generation
+        touch(rows, slots, generation)
+        first, new = np.empty(len(slots), np.int32), np.empty(len(slots), np.int64)
+        count = mark_seen(slots, self._bits(batch), rows, generation, first, new)
+        if count:
+            self._emit(batch.take(pa.array(first[:count])), new[:count], out)
         self._measure()
 
     def _bits(self, batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
