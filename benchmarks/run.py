@@ -20,6 +20,7 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,11 +101,12 @@ def measure(engine: Engine, python: str, files: Files, options: argparse.Namespa
     return said
 
 
-def rounds(options: argparse.Namespace) -> list[report.Measured]:
-    """Every engine in turn, `repeat` times."""
+def rounds(options: argparse.Namespace) -> Iterator[list[report.Measured]]:
+    """Every engine in turn, `repeat` times; after each round what all rounds so far have given."""
     chosen = [(engine, python) for engine in ENGINES if engine.name in options.engines if (python := installed(engine)) is not None]
     seconds: dict[tuple[str, str], list[float]] = {}
     answers: dict[tuple[str, str], int] = {}
+    by_name = {engine.name: engine for engine in ENGINES}
     for number in range(options.repeat):
         for engine, python in chosen:
             events = getattr(options, engine.size)
@@ -114,9 +116,8 @@ def rounds(options: argparse.Namespace) -> list[report.Measured]:
                 if "error" not in answer:
                     seconds.setdefault(key, []).extend(answer["seconds"])
                     answers |= {key: answer["rows"]} if answer["rows"] is not None else {}
-    check_rows(answers)
-    by_name = {engine.name: engine for engine in ENGINES}
-    return [measured(name, by_name[engine], found, options) for (name, engine), found in seconds.items()]
+        check_rows(answers)
+        yield [measured(name, by_name[engine], found, options) for (name, engine), found in seconds.items()]
 
 
 def installed(engine: Engine) -> str | None:
@@ -170,14 +171,15 @@ def main() -> int:
     machine = report.machine()
     if machine["load_before"] > 1:
         print(f"the load of this machine is {machine['load_before']:.1f} before anything has begun: rates will be too low", file=sys.stderr)
-    results = report.compared(rounds(options))
-    if not results:
+    command, document = " ".join(["python", "benchmarks/run.py", *sys.argv[1:]]), None
+    for measured_so_far in rounds(options):  # a run that is cut off has its rounds
+        if measured_so_far:
+            document = report.document(report.compared(measured_so_far), machine, command)
+            report.write(document, HERE / "results", options.name)
+    if document is None:
         print("nothing was measured", file=sys.stderr)
         return 1
-    command = " ".join(["python", "benchmarks/run.py", *sys.argv[1:]])
-    document = report.document(results, machine, command)
     print(report.markdown(document))
-    report.write(document, HERE / "results", options.name)
     if options.json:
         Path(options.json).write_text(json.dumps(document, indent=2) + "\n")
     return 0
