@@ -193,8 +193,8 @@ def stored(captures: list[StateCapture], checkpoint: int, store: FileStore, data
             builder.add("sums", capture.name, capture.kind, full, checkpoint, KeyGroupRange(0, 128), table)
             full = False
             if memory is not None:
-                memory.step()
-    store.put_parts(builder.object_name, builder.parts())
+                memory.keep()
+    store.put_parts(builder.object_name, builder.parts() if memory is None else memory.kept(builder.parts()))
     return [ref for ref, _ in builder.chunks]
 
 

@@ -21,7 +21,7 @@ from flinkray.operators.restore import TableCapture
 from flinkray.state.accumulate import LINE
 from flinkray.state.arrow_buffers import contiguous, words_of
 from flinkray.state.layout import AggregateLayout, Program
-from flinkray.state.table import KeyedTable, Snapshots, TableCopy, encode_parts, encode_rows, is_as_now, read_rows
+from flinkray.state.table import Copy, KeyedTable, Snapshots, encode_parts, encode_rows, is_as_now, read_rows
 
 ROWS_STATE, PENDING_STATE, ENDED_STATE = "rows", "pending", "ended"
 
@@ -160,7 +160,7 @@ class KeyedAggregateOperator(Operator):
         self._snapshots.taken(checkpoint_id, base_id, slots is not None, len(copy))
         return self._capture(ROWS_STATE, slots is None, copy, self._layout.names)
 
-    def _capture(self, name: str, full: bool, copy: TableCopy, words: Sequence[str]) -> TableCapture:
+    def _capture(self, name: str, full: bool, copy: Copy, words: Sequence[str]) -> TableCapture:
         def encode() -> pa.Table | None:
             if not full and not len(copy):
                 return None

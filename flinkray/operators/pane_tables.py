@@ -18,7 +18,8 @@ from flinkray.graph.aggregates import PANE
 from flinkray.graph.windows import SlidingWindow, TumblingWindow
 from flinkray.state.key_encoding import KeyCodec, Keys
 from flinkray.state.layout import AggregateLayout, Program
-from flinkray.state.table import KeyedTable, TableCopy
+from flinkray.state.memory import current
+from flinkray.state.table import Copy, KeyedTable
 from flinkray.state.windows import WindowMerger
 
 _SPARE_BYTES = 1 << 22
@@ -133,7 +134,7 @@ class PaneTables:
             table = self._tables.pop(pane)
             self._measure(pane, (0, 0))
             del self._sizes[pane]
-            if self._spare is None and table.memory_bytes <= _SPARE_BYTES:
+            if self._spare is None and table.memory_bytes <= _SPARE_BYTES and current() is None:  # a snapshot may read files still
                 table.clear()
                 self._spare = table
 
@@ -183,7 +184,7 @@ class PaneTables:
             self._layout.run(self._layout.merge_rows(rows), merged.rows, found)
         return merged
 
-    def copies(self, after: int | None) -> list[tuple[TableCopy, list[tuple[pa.Field, int]]]]:
+    def copies(self, after: int | None) -> list[tuple[Copy, list[tuple[pa.Field, int]]]]:
         """Copies of the rows changed after a generation (None: of all), pane by pane."""
         copies = []
         for pane, table in self._tables.items():

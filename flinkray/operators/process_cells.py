@@ -18,8 +18,9 @@ from flinkray.errors import UsageError
 from flinkray.operators.process_expiry import Expiry
 from flinkray.operators.process_objects import PICKLED, Codec, ToArrow, objects
 from flinkray.operators.process_values import ValueKind
+from flinkray.state.frozen import StillRows
 from flinkray.state.growth import grown
-from flinkray.state.memory import copied, touch
+from flinkray.state.memory import touch
 
 Int64Array = npt.NDArray[np.int64]
 STEP = 1 << 14
@@ -41,10 +42,8 @@ OUTSIDE = _Outside()
 class CellsCopy:
     """The values of some slots; nobody changes them any more."""
 
-    slots: Int64Array
-    valid: npt.NDArray[np.bool_]
-    make_array: Callable[[int, int], pa.Array]
-    """Of the values from one position to another."""
+    part: Callable[[int, int], tuple[npt.NDArray[np.bool_], pa.Array]]
+    """From one position to another: which are there, and the values."""
     bytes_each: int = 0
     """About so many, where they are objects in files."""
 
@@ -99,6 +98,8 @@ class WordCells:
 
     def forget(self, slots: Int64Array, generation: int) -> None:
         """These slots have no value any more."""
+        for array in (self.words, self.valid, self.stamps):
+            touch(array, slots)
         self.words[slots], self.valid[slots], self.stamps[slots] = 0, False, generation
 
     def live(self, high: int) -> npt.NDArray[np.bool_]:
@@ -108,8 +109,13 @@ class WordCells:
         return self.valid[slots]
 
     def copy(self, slots: Int64Array) -> CellsCopy:
-        words, valid = copied(self.words, slots), copied(self.valid, slots)
-        return CellsCopy(slots, valid, lambda start, stop: self.kind.words_to_arrow(words[start:stop], valid[start:stop]))
+        all_words, all_valid = StillRows(self.words, slots), StillRows(self.valid, slots)
+
+        def part(start: int, stop: int) -> tuple[npt.NDArray[np.bool_], pa.Array]:
+            valid = all_valid.part(start, stop)
+            return valid, self.kind.words_to_arrow(all_words.part(start, stop), valid)
+
+        return CellsCopy(part)
 
     def load(self, slots: Int64Array, array: pa.Array, valid: npt.NDArray[np.bool_]) -> None:
         self.words[slots], self.valid[slots] = self.kind.arrow_to_words(array), valid
@@ -173,7 +179,8 @@ class ObjectCells:
         return self._objects.live(high)
 
     def copy(self, slots: Int64Array) -> CellsCopy:
-        return CellsCopy(slots, self.live_at(slots), self._objects.copy(slots, self._to_arrow), self._objects.bytes_each())
+        valid, values = self.live_at(slots), self._objects.copy(slots, self._to_arrow)
+        return CellsCopy(lambda start, stop: (valid[start:stop], values(start, stop)), self._objects.bytes_each())
 
     def load(self, slots: Int64Array, array: pa.Array, valid: npt.NDArray[np.bool_]) -> None:
         values = self._from_arrow(array)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from flinkray.columns import MAX_WATERMARK, MIN_WATERMARK
 from flinkray.state.growth import grown
+from flinkray.state.memory import touch
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -51,6 +52,7 @@ class Expiry:
 
     def begin(self, slots: Int64Array, valid: npt.NDArray[np.bool_]) -> Int64Array:
         """The slots whose value is over; they are as if they had never been used."""
+        touch(self.used, slots)
         gone = slots[valid & self._is_over(self.used[slots])]
         self.used[gone] = MIN_WATERMARK
         self.used[slots[~valid]] = MIN_WATERMARK
@@ -64,6 +66,7 @@ class Expiry:
             self._last = {}
 
     def _use(self, slots: Int64Array, times: Int64Array | int) -> None:
+        touch(self.used, slots)
         self.used[slots] = np.maximum(self.used[slots], times)
 
     def over(self, live: npt.NDArray[np.bool_]) -> Int64Array:

@@ -115,10 +115,11 @@ class ObjectsInFiles:
         return self._store.live_at(slots)
 
     def copy(self, slots: Int64Array, to_arrow: ToArrow) -> Callable[[int, int], pa.Array]:
-        offsets, data = self._store.copy(slots)
+        pieces = self._store.still(slots)
 
         def make(start: int, stop: int) -> pa.Array:
-            ends = offsets[start : stop + 1].tolist()
+            offsets, data = pieces.part(start, stop)
+            ends = offsets.tolist()
             return to_arrow(self._thawed([data[begin:end].tobytes() for begin, end in pairwise(ends)]))
 
         return make

@@ -22,11 +22,12 @@ from flinkray.operators.process_cells import CellsCopy
 from flinkray.operators.process_state import BoundState
 from flinkray.operators.process_timers import Int64Array, Timers
 from flinkray.operators.restore import KEY_GROUP, TableCapture, begun_anew
+from flinkray.state.frozen import StillRows
 from flinkray.state.growth import grown
 from flinkray.state.key_encoding import Keys
 from flinkray.state.key_hash import key_groups
-from flinkray.state.key_index import KeyCopy, KeyIndex
-from flinkray.state.memory import copied, current
+from flinkray.state.key_index import KeyCopy, KeyIndex, StillKeys
+from flinkray.state.memory import current, passed_over
 
 STATE, TIMERS, CLOCK = "state:", "timers:", "clock"
 USED = "_used"
@@ -120,12 +121,15 @@ class ProcessStore:
 
     def _changed(self, state: BoundState, since: int | None) -> Int64Array:
         high = self.index.high
-        return np.flatnonzero(state.cells.live(high) if since is None else state.cells.stamps[:high] > since)
+        if since is None:
+            return np.flatnonzero(state.cells.live(high))
+        return np.flatnonzero(np.concatenate([stamps > since for stamps in passed_over(state.cells.stamps[:high])]))
 
     def _capture(self, state: BoundState, slots: Int64Array, full: bool) -> TableCapture:
-        keys, copy, schema = self.index.copy_keys(slots), state.cells.copy(slots), self._schema(state)
-        used = None if state.cells.expiry is None else copied(state.cells.expiry.used, slots)
         memory, groups, count = current(), self._context.max_parallelism, len(slots)
+        keys = self.index.copy_keys(slots) if memory is None else self.index.still_keys(slots)
+        copy, schema = state.cells.copy(slots), self._schema(state)
+        used = None if state.cells.expiry is None else StillRows(state.cells.expiry.used, slots)
 
         def encode() -> pa.Table | None:
             return _chunk(keys, copy, used, schema, groups, 0, count) if full or count else None
@@ -191,6 +195,8 @@ class ProcessStore:
                 expiry.used[slots] = batch.column(USED).to_numpy()
             elif expiry is not None:
                 expiry.renew(slots)
+            if (memory := current()) is not None:
+                memory.keep()
 
     def _keys_of(self, batch: pa.RecordBatch) -> Keys:
         return self.index.keys(batch, [f"_key{i}" for i in range(len(self.keys))])
@@ -204,13 +210,13 @@ class ProcessStore:
 
 
 def _chunk(
-    keys: KeyCopy, copy: CellsCopy, used: Int64Array | None, schema: pa.Schema, max_parallelism: int, start: int, stop: int
+    keys: KeyCopy | StillKeys, copy: CellsCopy, used: StillRows | None, schema: pa.Schema, max_parallelism: int, start: int, stop: int
 ) -> pa.Table:
     """Of the slots from one position to another."""
     keys = keys.part(start, stop)
     groups = key_groups(keys.hashes, max_parallelism)
     order = np.argsort(groups, kind="stable")
-    values = copy.make_array(start, stop).take(pa.array(order))
-    columns = [pa.array(groups[order]), *keys.columns(order), pa.array(copy.valid[start:stop][order]), values]
-    columns += [] if used is None else [pa.array(used[start:stop][order])]
+    valid, values = copy.part(start, stop)
+    columns = [pa.array(groups[order]), *keys.columns(order), pa.array(valid[order]), values.take(pa.array(order))]
+    columns += [] if used is None else [pa.array(used.part(start, stop)[order])]
     return pa.table(columns, schema=schema)

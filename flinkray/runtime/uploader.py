@@ -93,7 +93,7 @@ class Uploader:
                 for capture in captures:
                     states[(uid, capture.name)] = self._store_one(builder, base, task, groups, uid, capture, checkpoint)
         if not builder.empty:
-            self._store.put_parts(name, builder.parts())
+            self._store.put_parts(name, builder.parts() if self._memory is None else self._memory.kept(builder.parts()))
             self._copies.keep(builder.chunks)
         return states, builder.size_bytes
 
@@ -115,5 +115,5 @@ class Uploader:
             chunks = (*chunks, builder.add(uid, capture.name, capture.kind, full, checkpoint, groups, table))
             full = False
             if self._memory is not None:
-                self._memory.step()
+                self._memory.keep()
         return StateRef(uid, task.subtask, capture.name, capture.kind, groups.start, groups.stop, chunks)

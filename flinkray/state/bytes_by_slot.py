@@ -5,10 +5,18 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from flinkray.state.extents import extent_of
 from flinkray.state.key_encoding import gathered
-from flinkray.state.memory import StateMemory, extent_of
+from flinkray.state.memory import StateMemory
 
 Int64Array = npt.NDArray[np.int64]
+
+
+def touch_pieces(arena: np.ndarray, entries: np.ndarray) -> None:
+    """These pieces of an arena are used now, and may be replaced within their room."""
+    extent = extent_of(arena)
+    if extent is not None:
+        extent.memory.touch_pieces(arena, np.ascontiguousarray(entries[:, 0]), np.ascontiguousarray(entries[:, 1]))
 
 
 def pieces_of(entries: np.ndarray, arena: np.ndarray, chosen: slice | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -47,7 +55,7 @@ def compacted(entries: np.ndarray, arena: np.ndarray, high: int) -> np.ndarray:
     packed = memory.zeros(int(((entries[:high, 1] + 7) & ~7).sum()), np.uint8)
     for start in range(0, high, memory.rows_at_once):
         slots = np.arange(start, min(start + memory.rows_at_once, high))
-        memory.touch(entries, slots, used=False)
+        memory.touch(entries, slots)
         mine = entries[slots]
         memory.touch(arena, mine[:, 0], used=False)
         room = (mine[:, 1] + 7) & ~7

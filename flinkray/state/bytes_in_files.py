@@ -8,7 +8,8 @@ from itertools import pairwise
 import numpy as np
 
 from flinkray.state.bits import copy_bytes
-from flinkray.state.bytes_by_slot import Int64Array, compacted, pieces_of
+from flinkray.state.bytes_by_slot import Int64Array, compacted, touch_pieces
+from flinkray.state.frozen import StillPieces, StillRows
 from flinkray.state.growth import grown
 from flinkray.state.jit import I8, RO_U1, U1, njit, types
 from flinkray.state.key_encoding import gathered
@@ -27,6 +28,8 @@ class BytesInFiles:
         self._entries = memory.zeros((STEP_SLOTS, 3), np.int64)
         self._arena = memory.zeros(max(STEP_BYTES, memory.smallest_bytes), np.uint8)  # a file from the beginning
         self._end = self._garbage = 0
+        self._live = np.zeros(STEP_SLOTS, np.bool_)
+        """In ordinary memory: what has a value is told without reading."""
 
     def __len__(self) -> int:
         """Slots that there is room for."""
@@ -34,10 +37,12 @@ class BytesInFiles:
 
     @property
     def memory_bytes(self) -> int:
-        return self._entries.nbytes + self._arena.nbytes
+        return self._entries.nbytes + self._arena.nbytes + self._live.nbytes
 
     def make_room(self, slots: int) -> None:
         self._entries = grown(self._entries, slots, STEP_SLOTS)
+        if len(self._live) < len(self._entries):
+            self._live = np.concatenate([self._live, np.zeros(len(self._entries) - len(self._live), np.bool_)])
 
     def get(self, slots: Int64Array) -> list[bytes]:
         found: list[bytes] = []
@@ -56,26 +61,20 @@ class BytesInFiles:
 
     def live(self, high: int) -> np.ndarray:
         """bool[high]: which slots have a value."""
-        found = np.empty(high, np.bool_)
-        for start in range(0, high, 1 << 16):
-            stop = min(start + (1 << 16), high)
-            self.memory.pass_over(self._entries, start, stop)
-            found[start:stop] = self._entries[start:stop, _LENGTH] > 0
-        return found
+        return self._live[:high].copy()
 
     def live_at(self, slots: Int64Array) -> np.ndarray:
-        self.memory.touch(self._entries, slots)
-        return self._entries[slots, _LENGTH] > 0
+        return self._live[slots]
 
-    def copy(self, slots: Int64Array) -> tuple[np.ndarray, np.ndarray]:
-        """(offsets, data) of these slots' values, which later changes leave alone."""
-        return pieces_of(self._entries, self._arena, slots)
+    def still(self, slots: Int64Array) -> StillPieces:
+        """These slots' values (`slots` ascend), which later changes leave alone."""
+        return StillPieces(StillRows(self._entries, slots), self._arena)
 
     def _entries_of(self, slots: Int64Array) -> np.ndarray:
         """Of slots whose values are asked for, too."""
         self.memory.touch(self._entries, slots)
         mine = self._entries[slots]
-        self.memory.touch(self._arena, np.concatenate([mine[:, _START], np.maximum(mine[:, _START] + mine[:, _LENGTH] - 1, 0)]))
+        touch_pieces(self._arena, mine)
         return mine
 
     def _put(self, slots: Int64Array, values: Sequence[bytes]) -> None:
@@ -91,6 +90,7 @@ class BytesInFiles:
         mine[moved, _START] = self._end + np.cumsum(rooms) - rooms
         mine[moved, _ROOM] = rooms
         mine[:, _LENGTH] = lengths
+        self._live[slots] = lengths > 0
         self.memory.pass_over(self._arena, self._end, self._end + more)
         self._end += more
         self._entries[slots] = mine

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from flinkray.state.memory import StateMemory, current, extent_of
+from flinkray.state.extents import extent_of
+from flinkray.state.memory import StateMemory, current
 
 
 def grown(array: np.ndarray, size: int, step: int) -> np.ndarray:

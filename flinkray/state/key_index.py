@@ -15,7 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from flinkray.state.arrow_buffers import ALL_VALID, Bitmap
-from flinkray.state.bytes_by_slot import compacted, pieces_of
+from flinkray.state.bytes_by_slot import compacted, pieces_of, touch_pieces
+from flinkray.state.extents import extent_of
+from flinkray.state.frozen import StillPieces, StillRows
 from flinkray.state.growth import BufferedCopy, CopyBuffers, grown
 from flinkray.state.index_kernels import (
     ARENA,
@@ -36,11 +38,12 @@ from flinkray.state.index_kernels import (
 )
 from flinkray.state.key_encoding import NO_OFFSETS, NO_WORDS, KeyCodec, Keys, gathered
 from flinkray.state.key_hash import spread
-from flinkray.state.memory import copied, extent_of, touch, zeros
+from flinkray.state.memory import copied, touch, zeros
 
 MIN_BUCKETS = 256
 STEP_SLOTS = 1 << 16
 STEP_BYTES = 1 << 21
+NO_BYTES = np.empty(0, np.uint8)
 MOVE_BUCKETS = 4096
 """Buckets of the old table that every batch moves at least; four for each new key come on top."""
 TOUCH_BUCKETS = 16
@@ -136,6 +139,7 @@ class KeyIndex:
         """Forgets the keys of these slots (each in use, none twice); the slots may be given to other keys."""
         self._free = grown(self._free, int(self._counters[FREE]) + len(slots), MIN_BUCKETS)
         slots = np.ascontiguousarray(slots, np.int32)
+        self._touch_slots(slots)  # other keys may be written there
         remove(slots, self._hashes, self._buckets, self._old, self._free, self._counters)
 
     def all_keys(self) -> Keys:
@@ -158,6 +162,21 @@ class KeyIndex:
         offsets, data = pieces_of(self._entries, self._arena, slice(0, self.high) if slots is None else slots)
         return KeyCopy(self.codec, self.seed, hashes, offsets, data, null, held)
 
+    def still_keys(self, slots: np.ndarray | None = None) -> StillKeys:
+        """The same, where state has a budget of memory: nothing is read now. `slots` ascend."""
+        null = int(self._counters[NULL_SLOT])
+        if slots is not None:
+            null = int(np.argmax(slots == null)) if null >= 0 and np.any(slots == null) else -1
+        hashes = StillRows(self._hashes[: self.high], slots)
+        pieces = None if self.codec.by_words else StillPieces(StillRows(self._entries[: self.high], slots), self._arena)
+        return StillKeys(self.codec, self.seed, hashes, pieces, null)
+
+    def _touch_slots(self, slots: np.ndarray) -> None:
+        touch(self._hashes, slots)
+        if not self.codec.by_words:
+            touch(self._entries, slots)
+            touch_pieces(self._arena, self._entries[slots])
+
     def _touch(self, hashes: np.ndarray) -> None:
         """What looking up these keys will probably read is asked for at once, where it may not be in memory."""
         at = (hashes & np.uint64(len(self._buckets) - 1)).astype(np.int64)
@@ -168,7 +187,7 @@ class KeyIndex:
             slots = self._buckets[at, 1]
             slots = slots[slots > 0] - 1
             touch(self._entries, slots)
-            touch(self._arena, self._entries[slots, 0])
+            touch_pieces(self._arena, self._entries[slots])
 
     def _insert(self, keys: Keys, hashes: np.ndarray, start: int, slots: np.ndarray) -> int:
         return insert(
@@ -265,3 +284,20 @@ class KeyCopy:
         if order is not None:
             offsets, data = gathered(self.data, offsets[:-1][order], np.diff(offsets)[order])
         return self.codec.decode_bytes(offsets, data, nulls)
+
+
+@dataclass(slots=True)
+class StillKeys:
+    """Keys of an index within a budget of memory, as they were; read part by part (on an upload thread)."""
+
+    codec: KeyCodec
+    seed: int
+    hashes: StillRows
+    pieces: StillPieces | None
+    null_at: int
+
+    def part(self, start: int, stop: int) -> KeyCopy:
+        """The keys from `start` to `stop`; each part once, in order."""
+        null_at = self.null_at - start if start <= self.null_at < stop else -1
+        offsets, data = (NO_OFFSETS, NO_BYTES) if self.pieces is None else self.pieces.part(start, stop)
+        return KeyCopy(self.codec, self.seed, self.hashes.part(start, stop), offsets, data, null_at)

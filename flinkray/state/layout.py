@@ -20,7 +20,8 @@ from flinkray.graph.aggregates import FLAGS, ROWS, Aggregate, is_integer, result
 from flinkray.state import accumulate as ops
 from flinkray.state.accumulate import accumulate, gather_words
 from flinkray.state.arrow_buffers import bitmap_of, bytes_of, contiguous, float_values, words_of
-from flinkray.state.memory import extent_of, touch
+from flinkray.state.extents import extent_of
+from flinkray.state.memory import touch
 from flinkray.state.results import finish, ordered_words
 
 _EXTREMES = {"min": 2**63 - 1, "max": -(2**63)}

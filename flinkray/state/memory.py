@@ -2,8 +2,7 @@
 are written to it and given back.
 
 Mapped from the first row on, not only above the budget: which array is cold is known later, and ordinary memory cannot be given back without swap. While all
-of state fits, nothing is given back and nothing is looked up. The files have no names (O_TMPFILE), so that none is left behind by a kill. Their blocks are
-reserved before they are mapped (a full disk is an error here, and not a SIGBUS at some write later).
+of state fits, nothing is given back and nothing is looked up.
 
 Who uses rows by position says so (`touch`): what is missing is then read at once, with many requests under way, and what was used least recently makes room for
 it. What is read without a word is paid for by page faults, and gives way in the order in which it was first seen.
@@ -11,133 +10,20 @@ it. What is read without a word is paid for by page faults, and gives way in the
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import tempfile
 import threading
 import weakref
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from flinkray.errors import ConfigError, ResourceError
-from flinkray.state.paging import NEVER, PAGE, USED, Int64Array, Mask, coldest, pages_between, pages_of, runs, to_give_up
+from flinkray.state.extents import Extent, extent_of, in_memory, no_room
+from flinkray.state.paging import NEVER, PAGE, USED, Int64Array, coldest, pages_between, pages_of, pages_of_pieces, to_give_up
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
-_libc.mmap.restype = ctypes.c_void_p
-_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-_libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
-_libc.statfs.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
-
-_READ_WRITE, _SHARED, _FAILED = 3, 1, ctypes.c_void_p(-1).value
-_RANDOM, _WILL_NEED, _DONT_NEED = 1, 3, 4
-_WAIT, _WRITE = 1, 2
 LOOK_AFTER_STEPS = 32
-_IN_MEMORY = {0x01021994: "tmpfs", 0x858458F6: "ramfs"}
-
-
-def _sync_file_range(fd: int, at: int, size: int, how: int) -> None:
-    _libc.sync_file_range(fd, ctypes.c_int64(at), ctypes.c_int64(size), ctypes.c_uint(how))
-
-
-class _Mapping:
-    """Memory of a file, mapped as long as an array over it lives. One file may have several: an array that has grown, and views of what it was."""
-
-    def __init__(self, extent: _Extent, size: int) -> None:
-        address = _libc.mmap(None, size, _READ_WRITE, _SHARED, extent.fd, 0)
-        if address == _FAILED:
-            raise _no_room(extent.memory.folder, os.strerror(ctypes.get_errno()))
-        self.extent, self.address, self.size, self._unmap = extent, address, size, _libc.munmap
-        _libc.madvise(address, size, _RANDOM)  # no reading around: rows lie anywhere
-        self.__array_interface__ = {"version": 3, "shape": (size,), "typestr": "|u1", "data": (address, False)}
-
-    def __del__(self) -> None:
-        if hasattr(self, "_unmap"):
-            self._unmap(self.address, self.size)
-
-
-class _Extent:
-    """The file of one array, and what is known of its pages."""
-
-    def __init__(self, memory: StateMemory) -> None:
-        self.memory, self.fd, self.size = memory, _nameless(memory.folder), 0
-        self.stamps = np.zeros(0, np.int64)
-        """By page: when it was last used, or passed over, in steps of all state."""
-        self.generations = np.zeros(0, np.int64)
-        """By page: the newest generation that a row in it was stamped with by those who say so."""
-        self.present = np.zeros(0, np.bool_)
-        """By page: it takes memory, as far as is known; true when it was last looked, and of what was asked for or given up since."""
-        self._coming = np.zeros(0, np.bool_)
-        """By page: asked for, and not seen in memory yet."""
-        self._mapping: weakref.ref[_Mapping] | None = None
-
-    def __del__(self) -> None:
-        if hasattr(self, "fd"):
-            os.close(self.fd)
-
-    @property
-    def mapping(self) -> _Mapping | None:
-        """The newest; held by the caller, it stays."""
-        return None if self._mapping is None else self._mapping()
-
-    def extend(self, size: int) -> np.ndarray:
-        """All of the file, with `size` bytes at least, new ones zero."""
-        size = -(-size // PAGE) * PAGE
-        if size > self.size:
-            try:
-                os.posix_fallocate(self.fd, self.size, size - self.size)
-            except OSError as error:
-                raise _no_room(self.memory.folder, error.strerror or str(error)) from error
-            more = size // PAGE - len(self.stamps)
-            self.stamps = np.concatenate([self.stamps, np.zeros(more, np.int64)])
-            self.generations = np.concatenate([self.generations, np.zeros(more, np.int64)])
-            self.present, self._coming = (np.concatenate([known, np.zeros(more, np.bool_)]) for known in (self.present, self._coming))
-            self.size = size
-        mapping = _Mapping(self, self.size)
-        self._mapping = weakref.ref(mapping)
-        return np.asarray(mapping)
-
-    def resident(self) -> Mask:
-        """Which pages are in memory, whether or not they are in a page table of this process. (Takes up to 15 ms for a GB.)"""
-        mapping = self.mapping
-        found = np.zeros(self.size // PAGE, np.uint8)
-        if mapping is not None and len(found):
-            _libc.mincore(mapping.address, mapping.size, found.ctypes.data)
-        return (found & 1).view(np.bool_)
-
-    def look(self) -> None:
-        """Pages may have come and gone without a word."""
-        resident = self.resident()
-        self._coming &= ~resident
-        self.present = resident | self._coming
-
-    def ask_for(self, pages: Int64Array) -> None:
-        """Begins to read them."""
-        mapping = self.mapping
-        assert mapping is not None
-        self._coming[pages] = self.present[pages] = True
-        for first, count in runs(pages):
-            _libc.madvise(mapping.address + first * PAGE, count * PAGE, _WILL_NEED)
-
-    def give_up(self, pages: Int64Array) -> None:
-        """Writes them, and lets the memory go. Of a page that is used meanwhile nothing is lost; it stays."""
-        mapping = self.mapping
-        if mapping is None:
-            return
-        self._coming[pages] = self.present[pages] = False
-        pieces = [(first * PAGE, count * PAGE) for first, count in runs(pages)]
-        for at, size in pieces:
-            _libc.madvise(mapping.address + at, size, _DONT_NEED)
-        for at, size in pieces:
-            _sync_file_range(self.fd, at, size, _WRITE)
-        _sync_file_range(self.fd, pieces[0][0], pieces[-1][0] + pieces[-1][1] - pieces[0][0], _WAIT)
-        for at, size in pieces:
-            os.posix_fadvise(self.fd, at, size, os.POSIX_FADV_DONTNEED)
 
 
 class StateMemory:
@@ -158,8 +44,9 @@ class StateMemory:
         self._looked = False
         """Since state is larger than the budget."""
         self._clock = NEVER
-        self._extents: weakref.WeakSet[_Extent] = weakref.WeakSet()
-        self._lock = threading.RLock()
+        self._extents: weakref.WeakSet[Extent] = weakref.WeakSet()
+        self.lock = threading.RLock()
+        """Of what is known of pages."""
         self._check_folder()
 
     # -- arrays ---------------------------------------------------------------------------------------------------
@@ -182,6 +69,9 @@ class StateMemory:
                 return array
             longer = self.zeros(shape, array.dtype)
             longer[: len(array)] = array
+            extent = extent_of(longer)
+            if extent is not None:
+                extent.changed.mark_all(len(array))
             return longer
         return self._shaped(extent, shape, array.dtype)
 
@@ -213,17 +103,22 @@ class StateMemory:
         array[:] = np.frombuffer(data, np.uint8)
         return memoryview(array.data).toreadonly()
 
-    def _new_extent(self) -> _Extent:
+    def _new_extent(self) -> Extent:
         try:
-            extent = _Extent(self)
+            extent = Extent(self)
         except OSError as error:
-            raise _no_room(self.folder, error.strerror or str(error)) from error
-        self._extents.add(extent)
+            raise no_room(self.folder, error.strerror or str(error)) from error
+        with self.lock:
+            self._extents.add(extent)
         return extent
 
-    def _shaped(self, extent: _Extent, shape: Sequence[int], kind: np.dtype) -> np.ndarray:
+    def _all(self) -> list[Extent]:
+        with self.lock:  # an upload thread may add one
+            return list(self._extents)
+
+    def _shaped(self, extent: Extent, shape: Sequence[int], kind: np.dtype) -> np.ndarray:
         size = int(np.prod(shape)) * kind.itemsize
-        with self._lock:
+        with self.lock:
             self._check_disk(size - extent.size)
             return extent.extend(size)[:size].view(kind).reshape(shape)
 
@@ -237,8 +132,7 @@ class StateMemory:
     def _check_folder(self) -> None:
         if not os.path.isdir(self.folder) or not os.access(self.folder, os.W_OK):
             raise ConfigError(f"Resources.spill_folder: {self.folder!r} is no folder on this node that can be written to")
-        about = (ctypes.c_long * 32)()
-        if _libc.statfs(os.fsencode(self.folder), about) == 0 and (name := _IN_MEMORY.get(int(about[0]))):
+        if name := in_memory(self.folder):
             raise ConfigError(f"Resources.spill_folder: {self.folder!r} is a {name}, which is memory; give a folder on a local disk")
 
     # -- pages ----------------------------------------------------------------------------------------------------
@@ -258,38 +152,39 @@ class StateMemory:
         return max(256, self._limit // 16 * PAGE // row_bytes)
 
     def touch(self, array: np.ndarray, rows: npt.NDArray[np.integer], generation: int = 0, used: bool = True) -> None:
-        """These rows of an array are used now; `generation`: what they are stamped with; `used`: false where a snapshot reads them, which says nothing of
-        whether they will be needed again. Of an array that is ordinary memory: nothing."""
+        """These rows of an array are used now, and may be changed; `generation`: what they are stamped with; `used`: false where a snapshot reads them, which
+        says nothing of whether they will be needed again, and changes none. Of an array that is ordinary memory: nothing."""
         extent = extent_of(array)
         if extent is not None:
-            pages = pages_of(rows, array.strides[0], len(extent.stamps))
             if generation:
-                extent.generations[pages] = generation
-            self._bring(extent, pages, used)
+                extent.changed.mark(rows, generation, len(array))
+            self._bring(extent, pages_of(rows, array.strides[0], len(extent.stamps)), used)
+
+    def touch_pieces(self, array: np.ndarray, starts: Int64Array, lengths: Int64Array) -> None:
+        """The same of pieces of bytes."""
+        extent = extent_of(array)
+        if extent is not None:
+            self._bring(extent, pages_of_pieces(starts, lengths, len(extent.stamps)))
 
     def pass_over(self, array: np.ndarray, start: int, stop: int) -> None:
-        """Rows from `start` to `stop` are read or written once and not soon again: they are the first to give way."""
+        """Rows from `start` to `stop` are read, or are new and written, once and not soon again: they are the first to give way."""
         extent = extent_of(array)
         if extent is not None:
             self._bring(extent, pages_between(start * array.strides[0], min(stop * array.strides[0], extent.size)), used=False)
 
-    def stamped_after(self, array: np.ndarray, generation: int, rows: int) -> list[tuple[int, int]]:
-        """Ranges of the first `rows` rows outside of which no row was touched with a greater generation."""
-        extent = extent_of(array)
-        if extent is None:
-            return [(0, rows)]
-        width, found = array.strides[0], runs(np.flatnonzero(extent.generations > generation))
-        return [
-            (first * PAGE // width, min(rows, -(-(first + count) * PAGE // width))) for first, count in found if first * PAGE < rows * width
-        ]
-
     def keep(self) -> None:
         """Looks what is in memory, and goes back to the budget."""
-        with self._lock:
+        with self.lock:
             for _ in range(2):  # the disk may have been too busy for some pages
                 self._look()
                 if not self.tight or not self._make_room(0, None, None):
                     return
+
+    def kept(self, parts: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+        """The parts, and back to the budget after each: whoever takes them reads them without a word."""
+        for part in parts:
+            yield part
+            self.keep()
 
     def step(self) -> None:
         """A batch is done: now and then `keep`."""
@@ -299,41 +194,47 @@ class StateMemory:
 
     @property
     def disk_used_bytes(self) -> int:
-        return sum(extent.size for extent in list(self._extents))
+        return sum(extent.size for extent in self._all())
 
     def resident_bytes(self) -> int:
         """Of the arrays in files: in memory now."""
-        return PAGE * sum(int(np.count_nonzero(extent.resident())) for extent in list(self._extents))
+        return PAGE * sum(int(np.count_nonzero(extent.resident())) for extent in self._all())
 
     @property
     def spilled_bytes(self) -> int:
         """Of the arrays in files: not in memory now."""
-        extents = list(self._extents)
+        extents = self._all()
         return PAGE * sum(len(extent.present) - int(np.count_nonzero(extent.present)) for extent in extents) if self.tight else 0
 
-    def _bring(self, extent: _Extent, pages: Int64Array, used: bool = True) -> None:
-        with self._lock:
+    def _bring(self, extent: Extent, pages: Int64Array, used: bool = True) -> None:
+        with self.lock:
             self._clock += 1
             now = self._clock
             extent.stamps[pages] = USED + now if used else np.where(extent.stamps[pages] < USED, now, extent.stamps[pages])
-            if not self.tight:
+            if self.tight:
+                self._ask_for(extent, pages)
+            else:
                 self._looked = False
-                return
-            if not self._looked:
-                self._look()
-            missing = pages[~extent.present[pages]]
-            if len(missing):
-                self._make_room(len(missing), extent, pages)
-                extent.ask_for(missing)
+            if used:
+                for frozen in list(extent.frozen):
+                    frozen.save(pages)
+
+    def _ask_for(self, extent: Extent, pages: Int64Array) -> None:
+        if not self._looked:
+            self._look()
+        missing = pages[~extent.present[pages]]
+        if len(missing):
+            self._make_room(len(missing), extent, pages)
+            extent.ask_for(missing)
 
     def _look(self) -> None:
-        for extent in list(self._extents):
+        for extent in self._all():
             extent.look()
         self._looked = True
 
-    def _make_room(self, wanted: int, spared: _Extent | None, pages: Int64Array | None) -> bool:
+    def _make_room(self, wanted: int, spared: Extent | None, pages: Int64Array | None) -> bool:
         """False: there was enough."""
-        extents = list(self._extents)
+        extents = self._all()
         taken = [extent.present.copy() for extent in extents]
         count = to_give_up(sum(int(np.count_nonzero(mask)) for mask in taken), wanted, self._limit)
         if not count:
@@ -347,29 +248,6 @@ class StateMemory:
                 extent.give_up(gone)
                 self.given_up_bytes += len(gone) * PAGE
         return True
-
-
-def _nameless(folder: str) -> int:
-    with contextlib.suppress(OSError):
-        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    fd, name = tempfile.mkstemp(prefix="flinkray-state-", dir=folder)  # the file system knows none without a name
-    os.unlink(name)
-    return fd
-
-
-def _no_room(folder: str, reason: str) -> ResourceError:
-    return ResourceError(
-        f"state larger than its memory cannot be kept in {folder}: {reason}; free disk there, give another folder with Resources(spill_folder=...), more memory with "
-        "Resources(state_memory_mb=...), or raise the parallelism"
-    )
-
-
-def extent_of(array: np.ndarray) -> _Extent | None:
-    """The file of an array, or of the array that it is a view of; None: ordinary memory."""
-    base: Any = array.base
-    while type(base) is np.ndarray:
-        base = base.base
-    return base.extent if type(base) is _Mapping else None
 
 
 class _Active(threading.local):
@@ -399,6 +277,16 @@ def touch(array: np.ndarray, rows: npt.NDArray[np.integer], generation: int = 0)
     extent = extent_of(array)
     if extent is not None:
         extent.memory.touch(array, rows, generation)
+
+
+def passed_over(array: np.ndarray) -> Iterator[np.ndarray]:
+    """All of it, piece by piece, to be read once and not soon again; at least one piece."""
+    extent = extent_of(array)
+    step = len(array) if extent is None else extent.memory.rows_of(array.strides[0])
+    for start in range(0, max(1, len(array)), max(1, step)):
+        if extent is not None:
+            extent.memory.pass_over(array, start, start + step)
+        yield array[start : start + step]
 
 
 def copied(array: np.ndarray, rows: npt.NDArray[np.integer]) -> np.ndarray:

@@ -18,15 +18,22 @@ USED = 1 << 62
 
 
 def pages_of(rows: npt.NDArray[np.integer], row_bytes: int, pages: int) -> Int64Array:
-    """The pages that hold the first and the last byte of these rows, ascending, each once. Rows are larger than a page rarely, and a page in the middle
-    that is not told of costs time only."""
+    """The pages that hold these rows, ascending, each once."""
     if not len(rows):
         return np.empty(0, np.int64)
     marked = np.zeros(pages, np.bool_)
     first_byte = rows.astype(np.int64) * row_bytes
-    marked[first_byte // PAGE] = True
-    marked[(first_byte + (row_bytes - 1)) // PAGE] = True
+    for byte in (*range(0, row_bytes - 1, PAGE), row_bytes - 1):
+        marked[(first_byte + byte) // PAGE] = True
     return np.flatnonzero(marked)
+
+
+def pages_of_pieces(starts: Int64Array, lengths: Int64Array, pages: int) -> Int64Array:
+    """The pages that hold these pieces of bytes; pieces of no bytes are nowhere."""
+    some = lengths > 0
+    starts, lengths = starts[some], lengths[some]
+    depth = np.bincount(starts // PAGE, minlength=pages + 1) - np.bincount((starts + lengths - 1) // PAGE + 1, minlength=pages + 1)
+    return np.flatnonzero(np.cumsum(depth))
 
 
 def pages_between(start_byte: int, stop_byte: int) -> Int64Array:
@@ -63,3 +70,52 @@ def to_give_up(resident: int, wanted: int, limit: int) -> int:
     """How many pages must go before `wanted` more may come: none while they fit, else a sixteenth more than needed, so that it is not asked at every step."""
     excess = resident + wanted - limit
     return min(resident, excess + limit // 16) if excess > 0 else 0
+
+
+MOST_SEGMENTS = 16
+
+
+class ChangedRows:
+    """Which rows of an array were changed after which generation, told without reading them. More may be told than were changed, never fewer."""
+
+    def __init__(self) -> None:
+        self._now = np.zeros(0, np.bool_)
+        """Rows that were changed since the last `close`."""
+        self._newest = 0
+        """Generation of these."""
+        self._before: list[tuple[int, int, npt.NDArray[np.uint8]]] = []
+        """(newest generation, rows, a bit for each) of what was changed until an earlier `close`, in order."""
+
+    def mark(self, rows: npt.NDArray[np.integer], generation: int, of: int) -> None:
+        """These rows, of an array of so many, are stamped with a generation, which is not below an earlier one."""
+        if of > len(self._now):
+            self._now = np.concatenate([self._now, np.zeros(of - len(self._now), np.bool_)])
+        self._now[rows] = True
+        self._newest = generation
+
+    def mark_all(self, of: int) -> None:
+        """Nobody knows of these rows: they count as changed in the generation of the next `mark`."""
+        self._now = np.ones(of, np.bool_)
+
+    def after(self, generation: int, rows: int) -> Int64Array:
+        """Which of the first `rows` rows have a greater generation. No later call asks for what changed after a smaller one."""
+        self.close()
+        self._before = [each for each in self._before if each[0] > generation]
+        found = np.zeros(rows, np.bool_)
+        for _, count, bits in self._before:
+            found[:count] |= np.unpackbits(bits, count=count)[:rows].view(np.bool_)
+        some = min(rows, len(self._now))
+        found[:some] |= self._now[:some]
+        return np.flatnonzero(found)
+
+    def close(self) -> None:
+        """What changes from now on has a greater generation."""
+        if not self._newest:
+            return
+        self._before.append((self._newest, len(self._now), np.packbits(self._now)))
+        self._now[:] = False
+        self._newest = 0
+        if len(self._before) > MOST_SEGMENTS:
+            (_, _, old), (newest, many, bits) = self._before[:2]
+            bits[: len(old)] |= old
+            self._before[:2] = [(newest, many, bits)]

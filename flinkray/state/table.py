@@ -14,12 +14,14 @@ import pyarrow as pa
 
 from flinkray.errors import RestoreError
 from flinkray.state.arrow_buffers import contiguous, words_of
+from flinkray.state.extents import extent_of
+from flinkray.state.frozen import StillRows
 from flinkray.state.growth import BufferedCopy, CopyBuffers, grown
 from flinkray.state.jit import I8, I8_ROWS, RO_U2, U1, njit, types
 from flinkray.state.key_encoding import KeyCodec, Keys
 from flinkray.state.key_hash import key_groups, partition
-from flinkray.state.key_index import KeyCopy, KeyIndex
-from flinkray.state.memory import StateMemory, copied, extent_of, touch, zeros
+from flinkray.state.key_index import KeyCopy, KeyIndex, StillKeys
+from flinkray.state.memory import StateMemory, current, touch, zeros
 
 KEY_GROUP = "_kg"
 """uint16, first column of keyed chunks, which are sorted by it."""
@@ -73,39 +75,36 @@ class KeyedTable:
         """int32[m]: slots of the rows changed after a generation, which is `RESTORED` or a later one."""
         extent = extent_of(self.rows)
         if extent is not None:
-            return self._changed_in_files(extent.memory, generation)
+            return extent.changed.after(generation, len(self)).astype(np.int32)  # no page is read
         mask = np.empty(len(self), np.uint8)
         _changed(self.rows, generation, mask)
         return np.flatnonzero(mask).astype(np.int32)
 
-    def _changed_in_files(self, memory: StateMemory, generation: int) -> np.ndarray:
-        """Reads only the pages that rows of a later generation are in."""
-        found = [np.empty(0, np.int64)]
-        for first, last in memory.stamped_after(self.rows, generation, len(self)):
-            for start in range(first, last, STEP_ROWS):
-                stop = min(start + STEP_ROWS, last)
-                memory.pass_over(self.rows, start, stop)
-                mask = np.empty(stop - start, np.uint8)
-                _changed(self.rows[start:stop], generation, mask)
-                found.append(start + np.flatnonzero(mask))
-        return np.unique(np.concatenate(found)).astype(np.int32)  # a row may lie in two pages
-
-    def copy(self, slots: np.ndarray | None = None) -> TableCopy:
+    def copy(self, slots: np.ndarray | None = None) -> Copy:
         """Rows and keys of these slots (None: all) that later changes leave alone."""
+        extent = extent_of(self.rows)
+        if extent is not None:
+            extent.changed.close()
+            slots = None if slots is None else np.sort(slots)
+            return StillTable(self.index.still_keys(slots), StillRows(self.rows[: len(self)], slots), extent.memory)
         if slots is not None:
-            return TableCopy(self.index.copy_keys(slots), copied(self.rows, slots))
+            return TableCopy(self.index.copy_keys(slots), self.rows[slots])
         rows = self._copies.copy(self.rows[: len(self)])
         return TableCopy(self.index.copy_keys(), rows.array, rows)
 
     def load(self, keys: Sequence[pa.Array], words: Sequence[pa.Array]) -> None:
         """Sets whole rows: `words[w]` is word w + 1. Keys that are there are overwritten."""
-        for start in range(0, len(keys[0]), STEP_ROWS):
-            part = [key.slice(start, STEP_ROWS) for key in keys]
+        memory = current()
+        step = STEP_ROWS if memory is None else min(STEP_ROWS, memory.rows_of(self.rows.strides[0]))
+        for start in range(0, len(keys[0]), step):
+            part = [key.slice(start, step) for key in keys]
             slots = self.slots(self.index.codec.encode(part, len(part[0]), self.index.seed))
             touch(self.rows, slots)
             self.rows[slots, 0] = RESTORED
             for word, column in enumerate(words):
-                self.rows[slots, word + 1] = words_of(column.slice(start, STEP_ROWS))
+                self.rows[slots, word + 1] = words_of(column.slice(start, step))
+            if memory is not None:
+                memory.keep()  # the columns lie there, too, and were read without a word
 
 
 @dataclass(frozen=True)
@@ -120,19 +119,34 @@ class TableCopy:
     def __len__(self) -> int:
         return len(self.rows)
 
+
+@dataclass(frozen=True)
+class StillTable:
+    """The same of a table within a budget of memory, read when it is encoded."""
+
+    keys: StillKeys
+    rows: StillRows
+    memory: StateMemory
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def parts(self) -> Iterator[TableCopy]:
-        """Of a copy within a budget of memory: pieces that take little of it to be encoded."""
-        extent = extent_of(self.rows)
-        assert extent is not None
-        step = extent.memory.rows_of(8 * (self.rows.shape[1] + 4))
+        """Pieces that take little memory to be encoded."""
+        step = self.memory.rows_of(self.rows.row_bytes + 32)
         for start in range(0, len(self), step):
-            stop = min(start + step, len(self))
-            extent.memory.pass_over(self.rows, start, stop)
-            yield TableCopy(self.keys.part(start, stop), self.rows[start:stop], self.held)
+            yield self.part(start, min(start + step, len(self)))
+
+    def part(self, start: int, stop: int) -> TableCopy:
+        """The rows from one position to another."""
+        return TableCopy(self.keys.part(start, stop), self.rows.part(start, stop))
+
+
+Copy = TableCopy | StillTable
 
 
 def encode_rows(
-    copies: Sequence[tuple[TableCopy, Sequence[tuple[pa.Field, int]]]],
+    copies: Sequence[tuple[Copy, Sequence[tuple[pa.Field, int]]]],
     key_fields: Sequence[pa.Field],
     word_names: Sequence[str],
     max_parallelism: int,
@@ -148,7 +162,7 @@ def encode_rows(
 
 
 def encode_parts(
-    copies: Sequence[tuple[TableCopy, Sequence[tuple[pa.Field, int]]]],
+    copies: Sequence[tuple[Copy, Sequence[tuple[pa.Field, int]]]],
     key_fields: Sequence[pa.Field],
     word_names: Sequence[str],
     max_parallelism: int,
@@ -156,7 +170,7 @@ def encode_parts(
     """The same as several chunks where there is a budget of memory: each large copy in parts, small ones together."""
     small = []
     for copy, constants in copies:
-        if extent_of(copy.rows) is None:
+        if isinstance(copy, TableCopy):
             small.append((copy, constants))
             continue
         for part in copy.parts():
@@ -166,12 +180,13 @@ def encode_parts(
 
 
 def _encode_copy(
-    copy: TableCopy,
+    copy: Copy,
     constants: Sequence[tuple[pa.Field, int]],
     key_fields: Sequence[pa.Field],
     word_names: Sequence[str],
     max_parallelism: int,
 ) -> pa.Table:
+    copy = copy if isinstance(copy, TableCopy) else copy.part(0, len(copy))
     groups = key_groups(copy.keys.hashes, max_parallelism)
     order, bounds = partition(groups, max_parallelism, max_parallelism)
     words = np.empty((len(word_names), len(order)), np.int64)

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from flinkray.config import Resources
 from flinkray.errors import ConfigError, ResourceError
 from flinkray.state import memory as state_memory
+from flinkray.state.extents import extent_of
 from flinkray.state.growth import grown
-from flinkray.state.memory import StateMemory, extent_of, zeros
+from flinkray.state.memory import StateMemory, zeros
 from flinkray.state.paging import PAGE, coldest, pages_between, pages_of, runs, to_give_up
 
 MB = 1 << 20
