@@ -40,7 +40,13 @@ if TYPE_CHECKING:
         UsageError,
         WaitTimeoutError,
     )
-    from flinkray.graph.co_process import BroadcastState, KeyedBroadcastProcessFunction, KeyedCoProcessFunction
+    from flinkray.graph.co_process import (
+        BroadcastProcessFunction,
+        BroadcastState,
+        CoProcessFunction,
+        KeyedBroadcastProcessFunction,
+        KeyedCoProcessFunction,
+    )
     from flinkray.graph.process import (
         AggregateFunction,
         AggregatingState,
@@ -61,9 +67,11 @@ __all__ = [
     "AggregateFunction",
     "AggregatingState",
     "AwsKms",
+    "BroadcastProcessFunction",
     "BroadcastState",
     "BroadcastStream",
     "Checkpointing",
+    "CoProcessFunction",
     "ConfigError",
     "ConnectedStreams",
     "DamagedObjectError",
@@ -128,7 +136,13 @@ _HOMES = {
     "flinkray.api": ("agg", "sinks", "sources", "tables", "windows"),
     "flinkray.api.connected": ("BroadcastStream", "ConnectedStreams"),
     "flinkray.api.environment": ("StreamEnvironment",),
-    "flinkray.graph.co_process": ("BroadcastState", "KeyedBroadcastProcessFunction", "KeyedCoProcessFunction"),
+    "flinkray.graph.co_process": (
+        "BroadcastProcessFunction",
+        "BroadcastState",
+        "CoProcessFunction",
+        "KeyedBroadcastProcessFunction",
+        "KeyedCoProcessFunction",
+    ),
     "flinkray.api.expressions": ("coalesce", "col", "lit", "to_datetime", "when"),
     "flinkray.api.job_handle": ("JobHandle", "JobResult"),
     "flinkray.api.keyed_stream": ("KeyedStream", "WindowedStream"),

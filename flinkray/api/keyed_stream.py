@@ -132,7 +132,7 @@ class KeyedStream:
         if other._environment is not self._environment:
             raise PlanError("connect: the streams belong to different environments")
         right_keys = other.keys if isinstance(other, KeyedStream) else None
-        return ConnectedStreams(self._environment, self._node, self.keys, other._node, right_keys)
+        return ConnectedStreams(self._environment, self._node, self.keys, other._node, right_keys, right_keys is None)
 
     def interval_join(self, other: KeyedStream, lower: Duration, upper: Duration, how: How = "inner") -> DataStream:
         """Rows of this stream with those rows of the other that have the same key and `lower` to `upper` later event time, both bounds

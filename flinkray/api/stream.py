@@ -24,7 +24,7 @@ from flinkray.graph.row_process import ProcessFunction, row_process_node
 from flinkray.graph.windows import WatermarkStrategy
 
 if TYPE_CHECKING:
-    from flinkray.api.connected import BroadcastStream
+    from flinkray.api.connected import BroadcastStream, ConnectedStreams
     from flinkray.api.environment import StreamEnvironment
     from flinkray.api.keyed_stream import KeyedStream, WindowedStream
 
@@ -248,8 +248,21 @@ class DataStream(_Step):
             rest = rest.filter(~true)
         return (*streams, rest)
 
+    def connect(self, other: DataStream | BroadcastStream) -> ConnectedStreams:
+        """This stream and another one, for one function: a `fr.CoProcessFunction`, or a `fr.BroadcastProcessFunction` for `other.broadcast()`, every row of
+        which goes to every subtask. For state by key `key_by` both and connect those."""
+        from flinkray.api.connected import BroadcastStream, ConnectedStreams
+
+        if not isinstance(other, DataStream | BroadcastStream):
+            raise PlanError(
+                f"connect: {other!r} is neither a stream nor broadcast; of keyed streams both are keyed: write stream.key_by('column') first"
+            )
+        if other._environment is not self._environment:
+            raise PlanError("connect: the streams belong to different environments")
+        return ConnectedStreams(self._environment, self._node, None, other._node, None, isinstance(other, BroadcastStream))
+
     def broadcast(self) -> BroadcastStream:
-        """This stream for `keyed.connect(rules.broadcast())`: every row goes to every subtask."""
+        """This stream for `stream.connect(rules.broadcast())`: every row goes to every subtask."""
         from flinkray.api.connected import BroadcastStream
 
         resolve.require_append_only(self._node, "broadcast")

@@ -1,4 +1,5 @@
-"""What a user writes to handle two connected streams: rows of both with the same keyed state, or rows and what is broadcast to all of them."""
+"""What a user writes to handle two connected streams: rows of both with the same keyed state, or rows and what is broadcast to all of them; with
+keys, or without."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 from flinkray.errors import PlanError, UsageError
 from flinkray.expressions.types import parse_type
 from flinkray.graph.process import KeyedProcessFunction
+from flinkray.graph.row_process import ProcessFunction
 
 
 class KeyedCoProcessFunction(KeyedProcessFunction):
@@ -31,6 +33,20 @@ class BroadcastContext(Protocol):
 class KeyedBroadcastProcessFunction(KeyedProcessFunction):
     """Write `process(row, ctx)` for rows of the keyed stream, and `process_broadcast(row, ctx)`, which is called in every subtask with every row
     of the broadcast stream. Only it may change a BroadcastState; it has no key, and gives no rows."""
+
+    modes: ClassVar[tuple[str, ...]] = ("process",)
+
+
+class CoProcessFunction(ProcessFunction):
+    """For streams without keys: `process1(row, ctx)` for rows of the first stream and `process2(row, ctx)` for rows of the second. `open`, `close`,
+    `output_schema` and `side_outputs` as in a ProcessFunction."""
+
+    modes: ClassVar[tuple[str, ...]] = ("process1",)
+
+
+class BroadcastProcessFunction(ProcessFunction):
+    """For a stream without keys: `process(row, ctx)` for its rows, and `process_broadcast(row, ctx)` and BroadcastStates as in a
+    KeyedBroadcastProcessFunction."""
 
     modes: ClassVar[tuple[str, ...]] = ("process",)
 
@@ -86,7 +102,7 @@ class BroadcastState:
         )
 
 
-def broadcast_states_of(function: KeyedProcessFunction) -> dict[str, BroadcastState]:
+def broadcast_states_of(function: object) -> dict[str, BroadcastState]:
     """The declarations by attribute, in the order of their names. Raises PlanError when two have one name."""
     found = {attribute: getattr(type(function), attribute, None) for attribute in dir(type(function))}
     states = {attribute: value for attribute, value in found.items() if isinstance(value, BroadcastState)}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from flinkray.graph.logical import ProcessNode
+from flinkray.graph.row_process import RowProcessNode
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -15,3 +16,13 @@ class CoProcessNode(ProcessNode):
     kind: ClassVar[str] = "connect"
 
     right_keys: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RowCoProcessNode(RowProcessNode):
+    """The same without keys."""
+
+    kind: ClassVar[str] = "row_connect"
+
+    broadcast: bool
+    """Every subtask gets every row of the right stream."""

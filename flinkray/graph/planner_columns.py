@@ -27,7 +27,7 @@ from flinkray.graph.logical import (
     TopNNode,
     WatermarkNode,
 )
-from flinkray.graph.logical_co_process import CoProcessNode
+from flinkray.graph.logical_co_process import CoProcessNode, RowCoProcessNode
 from flinkray.graph.row_process import RowProcessNode
 
 OutputKey = tuple[int, str | None]
@@ -81,7 +81,7 @@ def _asks(node: LogicalNode, found: Mapping[OutputKey, Need]) -> Iterator[tuple[
     if isinstance(node, SideOutputNode):
         yield (node.inputs[0].serial, node.tag), need
         return
-    if isinstance(node, CoProcessNode):
+    if isinstance(node, CoProcessNode | RowCoProcessNode):
         for stream in node.inputs:
             yield (stream.serial, None), all_columns(stream.rows, node.rows.event_time)
         return

@@ -14,10 +14,10 @@ from flinkray.graph.job_graph import Forward, Rebalance
 from flinkray.graph.logical import LogicalNode, RowType
 from flinkray.graph.logical_aggregates import ChangelogAggregateNode, DistinctAggregateNode
 from flinkray.graph.logical_calls import CallNode
-from flinkray.graph.logical_co_process import CoProcessNode
+from flinkray.graph.logical_co_process import CoProcessNode, RowCoProcessNode
 from flinkray.graph.planner_aggregates import lower_changelog, lower_distinct
 from flinkray.graph.planner_calls import lower_call
-from flinkray.graph.planner_co_process import lower_co_process
+from flinkray.graph.planner_co_process import lower_co_process, lower_row_co_process
 from flinkray.graph.planner_columns import Need, OutputKey, all_columns, input_need, kept
 from flinkray.graph.planner_drafts import Draft, Drafts, Link, Port
 from flinkray.graph.planner_joins import lower_join
@@ -119,6 +119,9 @@ class Lowering:
                 return lower_co_process(self, node, (first, second))
             case logical.ProcessNode():
                 return lower_process(self, node)
+            case RowCoProcessNode():
+                first, second = (self._ports[stream.serial] for stream in node.inputs)
+                return lower_row_co_process(self, node, (first, second))
             case RowProcessNode():
                 return lower_row_process(self, node)
             case CallNode():

@@ -39,6 +39,7 @@ _CLASSES = {
     "count_new": "count_new:CountNewOperator",
     "retract": "retract:RetractOperator",
     "row_process": "row_process:RowProcessOperator",
+    "row_co_process": "row_co_process:RowCoProcessOperator",
     "process": "process:ProcessOperator",
     "co_process": "co_process:CoProcessOperator",
     "stage": "stage:StageOperator",

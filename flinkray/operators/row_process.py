@@ -43,6 +43,7 @@ class RowProcessOperator(Operator):
         self._function: Any = copy.deepcopy(self._given)
         self._ctx = _RowContext(Cursor(), context.clock, self._side_schemas, context.name)
         self._output: ProcessOutput | None = None
+        self._bind()
         with user_errors(context):
             self._function.open(self._ctx)
 
@@ -51,29 +52,40 @@ class RowProcessOperator(Operator):
             with user_errors(self.context):
                 self._function.close()
 
+    def _bind(self) -> None:
+        """Gives the function what its declarations stand for."""
+
     def process(self, batch: pa.RecordBatch, input_index: int, out: Output) -> None:
-        times: Int64Array | None = words_of(batch.column(EVENT_TIME)) if EVENT_TIME in batch.schema.names else None
-        if self._output is None:
-            who = type(self._function).__name__
-            self._output = ProcessOutput(self.context, self._declared, self._side_schemas, times is not None, who)
-        rows = visible_batch(batch)
-        if self._columns is not None:
-            rows = rows.select(list(self._columns))
+        times, output, rows = self._times(batch), self._output_of(batch), self._seen(batch)
         with user_errors(self.context):
             if self._by_row:
-                self._each_row(rows, times, self._output, out)
+                self._each_row(rows, times, self._function.process, output, out)
             else:
                 self._ctx.timestamps, self._ctx.timestamp = times, None if times is None else int(times.max())
-                self._output.result(self._function.process_batch(rows, self._ctx), times, out)
-        self._output.sides(self._ctx.side, out)
+                output.result(self._function.process_batch(rows, self._ctx), times, out)
+        output.sides(self._ctx.side, out)
 
-    def _each_row(self, rows: pa.RecordBatch, times: Int64Array | None, output: ProcessOutput, out: Output) -> None:
-        ctx, process = self._ctx, self._function.process
+    @staticmethod
+    def _times(batch: pa.RecordBatch) -> Int64Array | None:
+        return words_of(batch.column(EVENT_TIME)) if EVENT_TIME in batch.schema.names else None
+
+    def _seen(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        rows = visible_batch(batch)
+        return rows if self._columns is None else rows.select(list(self._columns))
+
+    def _output_of(self, batch: pa.RecordBatch) -> ProcessOutput:
+        if self._output is None:
+            timed = EVENT_TIME in batch.schema.names
+            self._output = ProcessOutput(self.context, self._declared, self._side_schemas, timed, type(self._function).__name__)
+        return self._output
+
+    def _each_row(self, rows: pa.RecordBatch, times: Int64Array | None, call: Any, output: ProcessOutput, out: Output) -> None:
+        ctx = self._ctx
         given: list[Mapping[str, Any]] = []
         given_at: list[Any] = []
         stamps = times.tolist() if times is not None else [None] * rows.num_rows
         for row, ctx.timestamp in zip(rows_of(rows), stamps, strict=True):
-            for made in process(row, ctx) or ():
+            for made in call(row, ctx) or ():
                 given.append(made)
                 given_at.append(ctx.timestamp)
         output.rows(given, given_at, out)

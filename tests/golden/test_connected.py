@@ -65,7 +65,20 @@ class RuledBids(fr.KeyedBroadcastProcessFunction):
                 yield {"auction": ctx.key, "rule": name, "bids": count}
 
 
+class Beside(fr.CoProcessFunction):
+    """Bids and auctions as rows of one kind, without keys."""
+
+    output_schema = {"auction": "int64", "price": "int64"}
+
+    def process1(self, row: dict[str, Any], ctx: fr.ProcessContext) -> Any:
+        yield {"auction": row["auction"], "price": row["price"]}
+
+    def process2(self, row: dict[str, Any], ctx: fr.ProcessContext) -> Any:
+        yield {"auction": row["id"], "price": -row["seller"]}
+
+
 QUERIES = {
+    "beside": "SELECT auction, price FROM bids UNION ALL SELECT id, -seller FROM auctions",
     "connected": """SELECT coalesce(b.auction, a.id) AS auction, coalesce(b.bids, 0) AS bids, a.seller
         FROM (SELECT auction, count(*) AS bids FROM bids GROUP BY ALL) b FULL JOIN auctions a ON b.auction = a.id""",
     "broadcast": """SELECT auction, rule, count(*) AS bids FROM bids JOIN rules ON price >= least AND price < most GROUP BY ALL""",
@@ -85,9 +98,13 @@ def build(
 ) -> None:
     slower = None if rate is None else rate * AUCTIONS / BIDS
     source = hold(fr.sources.Nexmark("bid", rows=BIDS, rate=rate))
-    bids = env.from_source(source, watermark=WATERMARK, uid="bids").key_by("auction")
-    if name == "connected":
+    rows = env.from_source(source, watermark=WATERMARK, uid="bids")
+    bids = rows.key_by("auction")
+    if name in ("connected", "beside"):
         auctions = env.from_source(fr.sources.Nexmark("auction", rows=AUCTIONS, rate=slower), watermark=WATERMARK, uid="auctions")
+    if name == "beside":
+        result = rows.connect(auctions).process(Beside(), uid="operator")
+    elif name == "connected":
         result = bids.connect(auctions.key_by("id")).process(BidsOfAuctions(), uid="operator")
     else:
         at = pa.array([0] * RULES.num_rows, pa.timestamp("us", "UTC"))

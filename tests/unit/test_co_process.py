@@ -9,6 +9,7 @@ import pytest
 
 import flinkray as fr
 from flinkray.operators.co_process import CoProcessOperator
+from flinkray.operators.row_co_process import RowCoProcessOperator
 from flinkray.testing.harness import OperatorHarness, restore
 
 LEFT = pa.schema([("user", pa.int64()), ("n", pa.int64())])
@@ -62,6 +63,47 @@ def co() -> CoProcessOperator:
 def broadcast() -> CoProcessOperator:
     sides = {"removed": pa.schema([("name", pa.string())])}
     return CoProcessOperator(keys=["user"], right_keys=None, function=Rules(), output_schema=GIVEN, side_schemas=sides)
+
+
+class Shown(fr.CoProcessFunction):
+    """Rows of both streams as text, without keys."""
+
+    output_schema = {"text": "string"}
+    side_outputs = {"large": {"n": "int64"}}
+
+    def process1(self, row: dict[str, Any], ctx: fr.ProcessContext) -> Any:
+        if row["n"] > 5:
+            ctx.output("large", {"n": row["n"]})
+        yield {"text": f"{row['user']} at {ctx.timestamp}, {max(ctx.watermark, 0)}"}
+
+    def process2(self, row: dict[str, Any], ctx: fr.ProcessContext) -> Any:
+        yield from ({"text": f"{row['who']}: {number}"} for number in range(row["limit"]))
+
+
+class Ruled(fr.BroadcastProcessFunction):
+    """The rules that a row breaks, without keys."""
+
+    output_schema = {"text": "string"}
+    side_outputs = {"removed": {"name": "string"}}
+    rules = fr.BroadcastState("rules", str, {"limit": int})
+
+    def process(self, row: dict[str, Any], ctx: fr.ProcessContext) -> Any:
+        yield {"text": ",".join(sorted(name for name, rule in self.rules.items() if row["n"] > rule["limit"]))}
+
+    process_broadcast = Rules.process_broadcast
+
+
+TEXT = pa.schema([("text", pa.string())])
+
+
+def shown() -> RowCoProcessOperator:
+    sides = {"large": pa.schema([("n", pa.int64())])}
+    return RowCoProcessOperator(function=Shown(), output_schema=TEXT, side_schemas=sides, broadcast=False)
+
+
+def ruled() -> RowCoProcessOperator:
+    sides = {"removed": pa.schema([("name", pa.string())])}
+    return RowCoProcessOperator(function=Ruled(), output_schema=TEXT, side_schemas=sides, broadcast=True)
 
 
 def texts(harness: OperatorHarness) -> list[str]:
@@ -130,6 +172,44 @@ def test_only_process_broadcast_may_change_what_is_broadcast() -> None:
         harness(Gives()).rows([{"name": "low", "limit": 2}], input=1)
 
 
+def test_rows_of_both_streams_come_to_one_function_without_keys() -> None:
+    timed = pa.field("_event_time", pa.int64(), nullable=False)
+    given = TEXT.append(timed)
+    one = OperatorHarness(shown(), input_schemas=[LEFT.append(timed), RIGHT.append(timed)], output_schema=given).watermark(4)
+    one.rows([{"user": 1, "n": 9, "_event_time": 7}, {"user": 2, "n": 5, "_event_time": 8}])
+    one.rows([{"who": 3, "limit": 2, "_event_time": 9}, {"who": 4, "limit": 0, "_event_time": 9}], input=1)
+    answer = one.output()
+    assert list(zip(answer["text"].to_pylist(), answer["_event_time"].to_pylist(), strict=True)) == [
+        ("1 at 7, 4", 7),
+        ("2 at 8, 4", 8),
+        ("3: 0", 9),
+        ("3: 1", 9),
+    ]
+    assert one.output_rows("large") == [{"n": 9}]
+
+
+@pytest.mark.parametrize("parallelism", [1, 2, 3])
+def test_what_is_broadcast_is_seen_without_keys_and_restored_at_any_parallelism(parallelism: int) -> None:
+    both = [OperatorHarness(ruled(), input_schemas=[LEFT, RULES], subtask=i, parallelism=2) for i in range(2)]
+    for one in both:
+        one.rows([{"user": 1, "n": 5}]).rows([{"name": "low", "limit": 2}, {"name": "high", "limit": 8}], input=1)
+        one.rows([{"user": 1, "n": 5}, {"user": 2, "n": 9}]).rows([{"name": "high", "limit": None}], input=1)
+        assert texts(one) == ["", "high,low", "low"]
+        assert one.output_rows("removed") == [{"name": "high"}]
+    for one in restore(ruled, [one.snapshot(1) for one in both], parallelism):
+        assert texts(one.rows([{"user": 1, "n": 9}])) == ["low"]
+
+
+def test_without_keys_too_only_process_broadcast_may_change_what_is_broadcast() -> None:
+    class Wrong(Ruled):
+        def process(self, row: dict[str, Any], ctx: fr.ProcessContext) -> Any:
+            self.rules.clear()  # type: ignore[attr-defined]
+
+    operator = RowCoProcessOperator(function=Wrong(), output_schema=TEXT, side_schemas={}, broadcast=True)
+    with pytest.raises(fr.UsageError, match="only process_broadcast may change it"):
+        OperatorHarness(operator, input_schemas=[LEFT, RULES]).rows([{"user": 1, "n": 5}])
+
+
 @pytest.fixture
 def env() -> fr.StreamEnvironment:
     return fr.StreamEnvironment("connected", parallelism=2, runtime="local")
@@ -140,7 +220,7 @@ def test_connected_streams_are_checked_at_plan_time(env: fr.StreamEnvironment) -
     right = env.from_batches(pa.table({"name": ["low"], "limit": [2]}), uid="right")
     with pytest.raises(fr.PlanError, match="key 'user' of the left side is int64, 'name' of the right is string"):
         left.key_by("user").connect(right.key_by("name")).process(Limits())
-    with pytest.raises(fr.PlanError, match=r"is no fr\.KeyedBroadcastProcessFunction, which a broadcast stream need"):
+    with pytest.raises(fr.PlanError, match=r"is no fr\.KeyedBroadcastProcessFunction, which a broadcast stream needs"):
         left.key_by("user").connect(right.broadcast()).process(Limits())
     with pytest.raises(fr.PlanError, match=r"other\.key_by\('column'\) or other\.broadcast\(\)"):
         left.key_by("user").connect(right)  # type: ignore[arg-type]
@@ -154,3 +234,26 @@ def test_a_split_stream_goes_one_way_for_each_row(env: fr.StreamEnvironment) -> 
     small, large, rest = rows.split(fr.col("n") < 10, fr.col("n") < 100)
     found = [sorted(part.collect()["n"].to_pylist(), key=str) for part in (small, large, rest)]
     assert found == [[1, 5], [50], [500, None]]
+
+
+def test_streams_without_keys_are_connected_and_checked_at_plan_time(env: fr.StreamEnvironment) -> None:
+    left = env.from_batches(pa.table({"user": [1, 2], "n": [5, 6]}), uid="left")
+    right = env.from_batches(pa.table({"who": [3], "limit": [2]}), uid="right")
+    assert sorted(left.connect(right).process(Shown(), uid="shown").select("text").collect()["text"].to_pylist()) == [
+        "1 at None, 0",
+        "2 at None, 0",
+        "3: 0",
+        "3: 1",
+    ]
+    rules = env.from_batches(pa.table({"name": ["low"], "limit": [2]}), uid="rules")
+    text = left.connect(rules.broadcast()).process(Ruled(), uid="ruled").explain()
+    assert "to every subtask" in text
+    assert "calls Ruled with what is broadcast to all; keeps broadcast 'rules'" in text
+    with pytest.raises(fr.PlanError, match=r"is no fr\.CoProcessFunction, which two streams need"):
+        left.connect(right).process(Limits())
+    with pytest.raises(fr.PlanError, match=r"is no fr\.BroadcastProcessFunction, which a broadcast stream needs"):
+        left.connect(right.broadcast()).process(Shown())
+    with pytest.raises(fr.PlanError, match=r"of keyed streams both are keyed"):
+        left.connect(right.key_by("who"))  # type: ignore[arg-type]
+    with pytest.raises(fr.PlanError, match="different environments"):
+        left.connect(fr.StreamEnvironment("other", runtime="local").from_batches(pa.table({"who": [3]}), uid="right"))

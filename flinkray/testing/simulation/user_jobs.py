@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from flinkray.api.expressions import coalesce, col, lit
 from flinkray.connectors.memory import MemorySource
+from flinkray.graph.co_process import CoProcessFunction
 from flinkray.graph.process import AggregatingState, KeyedProcessFunction, ListState, ProcessContext, ReducingState, ValueState
 from flinkray.graph.row_process import ProcessFunction
 from flinkray.testing.simulation.job_inputs import RATE, ROWS, bids_of
@@ -57,6 +58,7 @@ def functions(env: StreamEnvironment) -> DataStream:
     at_once = mine.process(_Totals(), uid="totals")
     collected = mine.process(_Collected(), uid="collected")
     halves = bids.process(_Halves(), uid="halves")
+    beside = bids.connect(more).process(_Beside(), uid="beside")
     letters = bids.map(_picky, _PRICES, on_error="dead_letter", uid="picky")
     failed = letters.get_side_output("dead_letter").map(_letter, _PRICES, uid="letters").select("auction", a=col("price"), b=lit(-3))
     passed = letters.select("auction", a=col("price"), b=lit(3))
@@ -72,6 +74,7 @@ def functions(env: StreamEnvironment) -> DataStream:
         collected,
         halves,
         halves.get_side_output("odd"),
+        beside,
         failed,
         passed,
         *joined,
@@ -145,6 +148,18 @@ class _Halves(ProcessFunction):
             ctx.output("odd", {"auction": row["auction"], "a": row["price"], "b": 1})
         else:
             yield {"auction": row["auction"], "a": row["price"], "b": 0}
+
+
+class _Beside(CoProcessFunction):
+    """Two streams without keys."""
+
+    output_schema = _ROW
+
+    def process1(self, row: dict[str, Any], ctx: ProcessContext) -> Any:
+        yield {"auction": row["auction"], "a": row["bidder"], "b": 4}
+
+    def process2(self, row: dict[str, Any], ctx: ProcessContext) -> Any:
+        yield {"auction": row["auction"], "a": row["price"], "b": 5}
 
 
 def _picky(row: dict[str, Any]) -> dict[str, Any]:
