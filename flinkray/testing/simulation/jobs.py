@@ -13,7 +13,7 @@ from flinkray.graph.co_process import BroadcastState, KeyedBroadcastProcessFunct
 from flinkray.graph.process import KeyedProcessFunction, ListState, MapState, ProcessContext, ValueState
 from flinkray.testing.simulation.job import BuildJob
 from flinkray.testing.simulation.job_inputs import RATE, ROWS, OneSplit, bids_of
-from flinkray.testing.simulation.user_jobs import functions, kinds_of_windows
+from flinkray.testing.simulation.user_jobs import functions, kinds_of_windows, rows_and_times
 
 if TYPE_CHECKING:
     from flinkray.api.environment import StreamEnvironment
@@ -270,4 +270,5 @@ JOBS: dict[str, BuildJob] = {
     "connected": connected,
     "windows": kinds_of_windows,
     "functions": functions,
+    "rows-and-times": rows_and_times,
 }

@@ -42,6 +42,40 @@ def kinds_of_windows(env: StreamEnvironment) -> DataStream:
     return full.union(by_column.select(*columns), newest.select(*columns), largest, sessions, whole)
 
 
+def rows_and_times(env: StreamEnvironment) -> DataStream:
+    """Functions of rows and batches, event time that is taken on the way, refined windows, pairs in an interval, distinct counts."""
+    from flinkray.api import agg, windows
+    from flinkray.api.watermarks import Watermarks
+
+    watermark = Watermarks.bounded("date_time", "1s")
+    plain = env.from_source(bids_of(0, ROWS, RATE), uid="bids")
+    more = env.from_source(bids_of(9, ROWS // 2, RATE / 3), watermark=watermark, uid="more").select("auction", "price")
+    bids = plain.assign_watermarks(watermark).uid("timed")
+    mine = bids.select("auction", "bidder", "price").key_by("auction")
+    near = mine.interval_join(more.key_by("auction"), "-300ms", "300ms", how="left").uid("near")
+    refined = mine.window(windows.Tumbling("2s")).allowed_lateness("500ms").aggregate(a=agg.count(), b=agg.sum("price")).uid("refined")
+    last = refined.key_by("auction", "window_start").aggregate(a=agg.max("a"), b=agg.max("b"), emit="final").uid("last")
+    bidders = mine.aggregate(a=agg.count_distinct("bidder"), b=agg.count_distinct("price"), emit="final").uid("bidders")
+    even = bids.filter(_is_even, uid="even").flat_map(_twice, _ROW, uid="twice")
+    batches = plain.map_batches(_negated, _ROW, uid="negated")
+    columns = ("auction", "a", "b")
+    pairs = near.select("auction", a=col("price"), b=coalesce(col("price_right"), lit(-1)))
+    return pairs.union(last.select(*columns), bidders.select(*columns), even, batches)
+
+
+def _is_even(row: dict[str, Any]) -> bool:
+    return bool(row["price"] % 2 == 0)
+
+
+def _twice(row: dict[str, Any]) -> Any:
+    for times in (1, 2):
+        yield {"auction": row["auction"], "a": row["price"] * times, "b": times}
+
+
+def _negated(batch: pa.RecordBatch) -> dict[str, Any]:
+    return {"auction": batch.column("auction"), "a": -batch.column("price").to_numpy(), "b": np.full(batch.num_rows, -2)}
+
+
 def _larger(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     return max(first, second, key=lambda row: (row["price"], row["gap"]))
 
