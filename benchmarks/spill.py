@@ -41,7 +41,7 @@ from flinkray.operators.base import Operator, StateCapture
 from flinkray.operators.keyed_aggregate import KeyedAggregateOperator
 from flinkray.operators.process import ProcessOperator
 from flinkray.operators.restore import StateChain, restored_states
-from flinkray.runtime.task import within_memory
+from flinkray.runtime.task import coalesced_rows, within_memory
 from flinkray.state import memory as state_memory
 from flinkray.state.arrow_memory import settled_table
 from flinkray.state.memory import StateMemory
@@ -87,8 +87,9 @@ class Memory(threading.Thread):
 
 
 def batches(keys: np.ndarray, first_value: int) -> Iterator[pa.RecordBatch]:
-    for start in range(0, len(keys), BATCH_ROWS):
-        part = keys[start : start + BATCH_ROWS]
+    step = coalesced_rows(cuts=True)
+    for start in range(0, len(keys), step):
+        part = keys[start : start + step]
         values = np.arange(first_value + start, first_value + start + len(part))
         yield pa.record_batch([pa.array(part), *(pa.array(values * (i + 1)) for i in range(COLUMNS))], schema=SCHEMA)
 
@@ -98,7 +99,7 @@ def fed(harness: OperatorHarness, keys: np.ndarray, first_value: int) -> float:
     spent_s = 0.0
     for batch in batches(keys, first_value):
         began_s = time.perf_counter()
-        for part in within_memory(batch):
+        for part in within_memory(batch, harness.operator.cuts_batches):
             harness.rows(part)
         spent_s += time.perf_counter() - began_s
     return len(keys) / spent_s

@@ -120,6 +120,9 @@ class Operator(ABC):
     generates_watermarks: bool = False
     """The chain asks `output_watermark_us` after `on_watermark` and every `process`, and forwards an answer that has grown."""
 
+    cuts_batches: bool = False
+    """Where state is larger than its memory, it takes large batches, and cuts them itself to what fits (`KeyedTable.in_order`)."""
+
     idle: bool = False
     """Of an operator that generates watermarks: no row came for long, it holds nobody back (`Watermark(idle=True)`)."""
 

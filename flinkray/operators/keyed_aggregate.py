@@ -21,6 +21,7 @@ from flinkray.operators.restore import TableCapture
 from flinkray.state.accumulate import LINE
 from flinkray.state.arrow_buffers import contiguous, words_of
 from flinkray.state.layout import AggregateLayout, Program
+from flinkray.state.memory import current
 from flinkray.state.table import Copy, KeyedTable, Snapshots, encode_parts, encode_rows, is_as_now, read_rows
 
 ROWS_STATE, PENDING_STATE, ENDED_STATE = "rows", "pending", "ended"
@@ -30,6 +31,8 @@ _STAMP_ONLY = Program(np.zeros((0, LINE), np.int64), [], 0)
 
 class KeyedAggregateOperator(Operator):
     """Emits `aggregates.result_schema`: keys, aggregates, the key's largest event time where there is one, change."""
+
+    cuts_batches = True
 
     def __init__(
         self,
@@ -84,7 +87,15 @@ class KeyedAggregateOperator(Operator):
 
     def process(self, batch: pa.RecordBatch, input_index: int, out: Output) -> None:
         self._ended = False
-        slots = self._table.slots(self._table.index.keys(batch, self._keys))
+        memory = current()
+        if memory is None or not memory.tight:
+            self._fold(batch, self._table.slots(self._table.index.keys(batch, self._keys)), out)
+        else:
+            for part, slots in self._table.in_order(batch, self._keys, memory):
+                self._fold(part, slots, out)
+        self._measure()
+
+    def _fold(self, batch: pa.RecordBatch, slots: np.ndarray, out: Output) -> None:
         touched = np.empty(len(slots), np.int32)
         generation = self._snapshots.generation
         program = self._layout.merge(batch) if self._pre_aggregated else self._layout.update(batch)
@@ -99,7 +110,6 @@ class KeyedAggregateOperator(Operator):
                 self._snapshots.generation += 1
             elif self._emit != "final" and count:
                 self._pending.append(touched[:count].copy())
-        self._measure()
 
     def on_processing_time(self, now_s: float, out: Output) -> None:
         if not isinstance(self._emit, str) and now_s >= self._next_emit_s:

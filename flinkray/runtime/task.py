@@ -19,6 +19,9 @@ from flinkray.runtime.chain import Chain
 from flinkray.state.memory import current
 
 COALESCE_ROWS = 65536
+MOST_ROWS = 1 << 18
+ROW_BYTES = 64
+"""Taken for the size of a row that waits."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,8 @@ class Task:
         if isinstance(element, Batch):
             self._act(self._alignment.on_rows(channel.id), progress)
             self._idle_due = False
-            for part in within_memory(coalesce(channel, COALESCE_ROWS).data):
+            cuts = self.chain.head.cuts_batches
+            for part in within_memory(coalesce(channel, coalesced_rows(cuts)).data, cuts):
                 self.chain.process(part, port.input_index)
             return True
         channel.pop()
@@ -258,10 +262,17 @@ class Task:
         return TaskSnapshot(self.id, captures, transactions, self.counters(), (done - started) * 1e3, align_ms)
 
 
-def within_memory(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """The batch; where state is larger than its memory in parts, each to be processed before the next is asked for: so that the state of its rows fits."""
+def coalesced_rows(cuts: bool) -> int:
+    """So many rows that are queued become one batch: more where an operator `cuts` them itself to read much state in a row instead of little here and there."""
     memory = current()
-    if memory is None:
+    return COALESCE_ROWS if memory is None or not (cuts and memory.tight) else max(COALESCE_ROWS, min(MOST_ROWS, memory.rows_of(ROW_BYTES)))
+
+
+def within_memory(batch: pa.RecordBatch, cuts: bool = False) -> Iterator[pa.RecordBatch]:
+    """The batch; where state is larger than its memory in parts, each to be processed before the next is asked for: so that the state of its rows fits. Whole
+    where the operator `cuts` it itself."""
+    memory = current()
+    if memory is None or (cuts and memory.tight):
         yield batch
         return
     step = memory.rows_at_once if memory.tight else max(1, batch.num_rows)

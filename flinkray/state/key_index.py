@@ -105,6 +105,10 @@ class KeyIndex:
         """The keys of a batch as this index takes them."""
         return self.codec.keys(batch, columns, self.seed)
 
+    def in_order(self, keys: Keys) -> np.ndarray:
+        """int64[n]: positions of the keys in the order in which they are looked up in memory; equal keys stay as they are."""
+        return np.argsort(keys.hashes & np.uint64(len(self._buckets) - 1), kind="stable")
+
     def lookup_or_insert(self, keys: Keys) -> np.ndarray:
         """int32[n]: the slot of each key; unknown keys get new slots (at or above the `high` before, or freed ones)."""
         slots = np.empty(len(keys), np.int32)

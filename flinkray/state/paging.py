@@ -41,6 +41,17 @@ def pages_between(start_byte: int, stop_byte: int) -> Int64Array:
     return np.arange(start_byte // PAGE, -(-stop_byte // PAGE), dtype=np.int64)
 
 
+def widened(pages: Int64Array, gap: int) -> Int64Array:
+    """Ascending pages, and those between neighbours that have at most `gap` others between them: one long read instead of several short ones."""
+    if len(pages) < 2:
+        return pages
+    far = np.flatnonzero(np.diff(pages) > gap + 1)
+    first, last = pages[np.concatenate([[0], far + 1])], pages[np.concatenate([far, [-1]])]
+    span = int(pages[-1] - pages[0]) + 2
+    depth = np.bincount(first - pages[0], minlength=span) - np.bincount(last + 1 - pages[0], minlength=span)
+    return pages[0] + np.flatnonzero(np.cumsum(depth))
+
+
 def runs(pages: Int64Array) -> list[tuple[int, int]]:
     """(first page, how many) of neighbours among ascending pages."""
     if not len(pages):

@@ -71,6 +71,19 @@ class KeyedTable:
                 touch(self.rows, np.arange(known, high))
                 self.rows[known:high] = self._initial
 
+    def in_order(self, batch: pa.RecordBatch, columns: Sequence[str], memory: StateMemory) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+        """The rows of a batch and their slots, int32, in parts of which each must be done with before the next is asked for. Keys are looked up in the order of
+        the index, and rows come in the order of `rows`, those of a key as they were: pages are needed once, and next to each other."""
+        batch = batch.take(pa.array(self.index.in_order(self.index.keys(batch, columns))))
+        keys, slots, step = self.index.keys(batch, columns), np.empty(batch.num_rows, np.int32), memory.rows_at_once
+        for start in range(0, len(slots), step):
+            self.find_slots(keys, start, min(start + step, len(slots)), slots)
+            memory.step()
+        order = np.argsort(slots, kind="stable")
+        for start in range(0, len(order), step):
+            yield batch.take(pa.array(order[start : start + step])), slots[order[start : start + step]]
+            memory.step()
+
     def changed_after(self, generation: int) -> np.ndarray:
         """int32[m]: slots of the rows changed after a generation, which is `RESTORED` or a later one."""
         extent = extent_of(self.rows)

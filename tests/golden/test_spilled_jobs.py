@@ -57,8 +57,12 @@ def test_a_job_with_state_larger_than_its_memory_is_stopped_and_goes_on_at_anoth
         return made[-1]
 
     monkeypatch.setattr(task_manager, "state_memory", kept)
-    job = start(tmp_path, 1, ROWS / 2)
+    job = start(tmp_path, 1, ROWS / 30)
     until_checkpoints(job, 3)
+    deadline = time.monotonic() + TIMEOUT_S
+    while made[0].given_up_bytes <= made[0].budget_bytes:
+        assert time.monotonic() < deadline, made[0].given_up_bytes
+        time.sleep(0.02)
     job.stop(timeout=TIMEOUT_S)
     job = start(tmp_path, 3, None)
     result = job.wait(TIMEOUT_S)

@@ -93,6 +93,25 @@ def test_a_table_with_a_tiny_budget_equals_one_without(kind: pa.DataType, ranges
             assert content(table, changed) == content(wanted, changed)
 
 
+def test_rows_come_in_the_order_of_their_state_and_those_of_a_key_as_they_were() -> None:
+    random = np.random.default_rng(1)
+    with limited() as memory:
+        for kind in (pa.int64(), pa.string()):
+            table = filled(kind, [random.permutation(6000)], memory)
+            numbers = random.integers(0, 7000, 5000)
+            keys = pa.array(numbers) if pa.types.is_integer(kind) else texts(numbers)
+            batch = pa.record_batch([keys, pa.array(np.arange(5000))], names=["key", "at"])
+            found = [(part.to_pydict(), slots.tolist()) for part, slots in table.in_order(batch, ["key"], memory)]
+            assert all(len(slots) <= memory.rows_at_once for _, slots in found)
+            in_order = [slot for _, slots in found for slot in slots]
+            assert in_order == sorted(in_order)
+            rows = [row for part, slots in found for row in zip(part["key"], part["at"], slots, strict=True)]
+            assert sorted((at, key) for key, at, _ in rows) == list(enumerate(keys.to_pylist()))
+            assert len({(key, slot) for key, _, slot in rows}) == len({key for key, _, _ in rows}) == len(set(in_order))
+            of_slot = [(slot, at) for _, at, slot in rows]
+            assert of_slot == sorted(of_slot), "rows of a key as they were"
+
+
 def test_keys_of_bytes_come_and_go_in_files() -> None:
     with limited() as memory:
         index = KeyIndex([pa.string()], 3)

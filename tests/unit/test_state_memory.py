@@ -23,7 +23,7 @@ from flinkray.state import memory as state_memory
 from flinkray.state.extents import extent_of
 from flinkray.state.growth import grown
 from flinkray.state.memory import StateMemory, zeros
-from flinkray.state.paging import PAGE, coldest, pages_between, pages_of, runs, to_give_up
+from flinkray.state.paging import PAGE, coldest, pages_between, pages_of, pages_of_pieces, runs, to_give_up, widened
 
 MB = 1 << 20
 
@@ -52,6 +52,20 @@ def test_runs_are_the_neighbours_among_pages(pages: set[int]) -> None:
     found = runs(np.array(sorted(pages), np.int64))
     assert [page for first, count in found for page in range(first, first + count)] == sorted(pages)
     assert all(first + count < after for (first, count), (after, _) in pairwise(found))
+
+
+@given(st.sets(st.integers(0, 60)), st.integers(0, 4))
+def test_pages_between_near_neighbours_are_read_with_them_and_others_are_not(pages: set[int], gap: int) -> None:
+    ordered = sorted(pages)
+    between = {page for first, after in pairwise(ordered) if after - first <= gap + 1 for page in range(first, after)}
+    assert widened(np.array(ordered, np.int64), gap).tolist() == sorted(pages | between)
+
+
+@given(st.lists(st.tuples(st.integers(0, 40_000), st.integers(0, 13_000)), max_size=20))
+def test_the_pages_of_pieces_hold_all_of_their_bytes(pieces: list[tuple[int, int]]) -> None:
+    starts, lengths = (np.array([piece[i] for piece in pieces], np.int64) for i in range(2))
+    expected = {page for start, length in pieces if length for page in range(start // PAGE, (start + length - 1) // PAGE + 1)}
+    assert pages_of_pieces(starts, lengths, 14).tolist() == sorted(expected)
 
 
 def test_a_range_of_bytes_takes_every_page_it_touches() -> None:
