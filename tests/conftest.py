@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 """The same examples in every run; others with HYPOTHESIS_PROFILE=explore."""
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started with `&` by a script: the jobs that tests start would never hear of Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 KERNELS = os.environ.setdefault("NUMBA_CACHE_DIR", str(Path.home() / ".flinkray" / "kernels"))
 """Compiled once for all tests, and for the TaskManagers that they start."""
