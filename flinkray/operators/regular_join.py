@@ -60,12 +60,19 @@ class RegularJoinOperator(Operator):
         self._result = JoinResult(join, pa.schema([field for field in self._schema if field.name != CHANGE]))
         index = KeyIndex(KeyCodec([schemas[0].field(key).type for key in join.left_keys]), context.hash_seed)
         kept = [plain_schema(pa.schema([field for field in schema if field.name not in HIDDEN])) for schema in schemas]
-        self._rows = tuple(KeyedRows(index, schema, (TIME, COUNT, HASH)) for schema in kept)
+        self._rows = tuple(KeyedRows(index, schema, self._words(side)) for side, schema in enumerate(kept))
         states = dict(zip(NAMES, self._rows, strict=True))
-        self._states = RowStates(context, index, states, dict(zip(NAMES, self._keys, strict=True)))
+        # rows that were saved when they had no time to live begin to age now
+        self._states = RowStates(context, index, states, dict(zip(NAMES, self._keys, strict=True)), otherwise={TIME: self._clock_us})
         self._watermark = restored_watermark(restored)
         self._states.restore(restored, restored_checkpoint)
         self._states.measure()
+
+    def _words(self, side: int) -> list[str]:
+        """What this join must know of a kept row beside the row itself."""
+        names = self._inputs[side].names
+        wanted = {TIME: EVENT_TIME in names or self._over.ttl_us[side] is not None, COUNT: self._counted[side], HASH: CHANGE in names}
+        return [word for word, is_wanted in wanted.items() if is_wanted]
 
     def _made_schema(self, schemas: Sequence[pa.Schema]) -> pa.Schema:
         schema = join_schema(schemas[0], schemas[1], self._join.columns)
@@ -140,7 +147,7 @@ class RegularJoinOperator(Operator):
             hashes = self._hashes(rows)
         elif (mask := self._has_key(side, rows)) is not None:
             chosen = np.flatnonzero(mask)  # the others meet nobody, and nobody takes them back
-        words = {TIME: times[chosen], COUNT: counts[chosen], HASH: hashes[chosen]}
+        words = {TIME: times[chosen], COUNT: counts[chosen], HASH: hashes[chosen]}  # those that are wanted are kept
         self._rows[side].add(rows, chosen, slots[chosen], self._states.history.generation, **words)
 
     def _remove(self, side: int, positions: Int64Array, now_us: int, out: Output) -> None:
@@ -149,7 +156,7 @@ class RegularJoinOperator(Operator):
             return
         kept = self._rows[side]
         rows, slots = kept.take(positions), kept.slots_of(positions)
-        counts, times = kept.word(COUNT, positions), np.maximum(kept.word(TIME, positions), now_us)
+        counts, times = kept.word_or(COUNT, positions, 0), np.maximum(kept.word_or(TIME, positions, now_us), now_us)
         kept.remove(positions, self._states.history.generation)
         self._meet(side, rows, slots, times, DELETE, out)
         self._tell_counts(side, rows, times, counts, DELETE, out)
@@ -168,7 +175,7 @@ class RegularJoinOperator(Operator):
             if self._pairs:
                 pair = (rows.take(pa.array(own)), other.take(found))
                 left, right = pair if side == 0 else pair[::-1]
-                self._emit(left, right, np.maximum(times[own], other.word(TIME, found)), change, out)
+                self._emit(left, right, np.maximum(times[own], other.word_or(TIME, found, MIN_WATERMARK)), change, out)
         return counts
 
     def _partners(self, side: int, slots: Slots) -> Iterator[tuple[Int64Array, Int64Array]]:
@@ -193,7 +200,7 @@ class RegularJoinOperator(Operator):
         latest = np.full(len(positions), MIN_WATERMARK, np.int64)
         np.maximum.at(latest, number, times[own])
         rows = kept.take(positions[turned])
-        at = np.maximum(kept.word(TIME, positions[turned]), latest[turned])
+        at = np.maximum(kept.word_or(TIME, positions[turned], MIN_WATERMARK), latest[turned])
         if self._alone[side]:
             self._emit_alone(side, rows, at, -change, out)
         elif self._met:

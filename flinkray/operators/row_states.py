@@ -30,7 +30,7 @@ _FEW_KEYS = 1 << 14
 
 class RowStates:
     """Named `KeyedRows` over one index; `keys`: the key columns of each, by name. `partitioned_by`: those of them by which rows are
-    dealt out to subtasks (None: all)."""
+    dealt out to subtasks (None: all). `otherwise`: words that a snapshot may lack, and what they are then."""
 
     def __init__(
         self,
@@ -39,9 +39,11 @@ class RowStates:
         states: Mapping[str, KeyedRows],
         keys: Mapping[str, Sequence[str]],
         partitioned_by: Sequence[str] | None = None,
+        otherwise: Mapping[str, int] | None = None,
     ) -> None:
         self.index, self.history = index, DeltaHistory()
         self._context, self._states, self._keys, self._partitioned_by = context, dict(states), dict(keys), partitioned_by
+        self._otherwise = dict(otherwise or {})
         self._used = np.zeros(0, np.bool_)
         self._keys_kept = 0
 
@@ -129,13 +131,14 @@ class RowStates:
 
     def _load(self, name: str, chain: tuple[pa.Table, ...], continues: bool) -> None:
         rows, schema = self._states[name], self._chunk_schema(name)
-        for chunk in chain:
+        found = [self._with_wanted_words(chunk, schema) for chunk in chain]
+        for chunk in found:
             if not chunk.schema.equals(schema):
                 raise RestoreError(
                     f"{self._context.uid!r}: {name!r} was saved with other columns; restore with --restore none, or with the job as it "
                     f"was\nsaved:\n{chunk.schema}\nnow:\n{schema}"
                 )
-        table = pa.concat_tables(chain)
+        table = pa.concat_tables(found)
         numbers = table.column(NUMBER).to_numpy()
         last = _last_of_each(numbers)  # in order of the numbers
         if continues and len(numbers):
@@ -147,6 +150,14 @@ class RowStates:
         kept = batch.select(rows.schema.names)
         words = {word: words_of(batch.column(_word(word))) for word in rows.words}
         rows.load(kept, self.slots(kept, name), words_of(batch.column(NUMBER)) if continues else None, words)
+
+    def _with_wanted_words(self, chunk: pa.Table, schema: pa.Schema) -> pa.Table:
+        """A job that changed may want other words than were saved: more that have a value without it, or fewer."""
+        for word, value in self._otherwise.items():
+            if _word(word) in schema.names and _word(word) not in chunk.schema.names:
+                chunk = chunk.append_column(pa.field(_word(word), pa.int64()), pa.array(np.full(chunk.num_rows, value, np.int64)))
+        names = [name for name in chunk.schema.names if not name.startswith(WORD) or name in schema.names]
+        return chunk.select(schema.names if set(names) == set(schema.names) else names)
 
 
 def _word(name: str) -> str:

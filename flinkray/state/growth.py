@@ -9,13 +9,14 @@ import numpy as np
 
 from flinkray.state.extents import extent_of
 from flinkray.state.memory import StateMemory, current
+from flinkray.state.regions import LARGE_BYTES, regrown
 
 
 def grown(array: np.ndarray, size: int, step: int) -> np.ndarray:
     """The array with at least `size` rows (new ones zero), in steps of `step` rows or a sixteenth, whichever is more.
 
-    `ndarray.resize` is a realloc, which for large arrays moves pages (mremap) and not bytes. It pulls the memory from under every view,
-    so nobody keeps views of an array that grows; the array must own its memory, or be one of `memory`, whose file gets longer.
+    Large ones lie in regions of their own (`regions.py`). `ndarray.resize` pulls the memory from under every view, so nobody keeps views of an
+    array that grows; the array must own its memory, or come from here, or be one of `memory`, whose file gets longer.
     """
     if size <= len(array):
         return array
@@ -24,6 +25,11 @@ def grown(array: np.ndarray, size: int, step: int) -> np.ndarray:
     memory = memory_of(array)
     if memory is not None:
         return memory.resized(array, rows)
+    if rows * array.itemsize * int(np.prod(array.shape[1:])) >= LARGE_BYTES:
+        larger = regrown(array, rows)
+        if larger is not None:
+            return larger
+        array = array if array.flags.owndata else array.copy()  # from a region that is full
     array.resize((rows, *array.shape[1:]), refcheck=False)
     return array
 

@@ -16,6 +16,7 @@ from numba import types  # noqa: E402
 __all__ = [
     "F8",
     "I4",
+    "I4_ROWS",
     "I8",
     "I8_ROWS",
     "RO_I4",
@@ -36,7 +37,7 @@ Kernel = Callable[..., Any]
 
 I8, U8, F8 = types.int64[::1], types.uint64[::1], types.float64[::1]
 I4, U2, U1 = types.int32[::1], types.uint16[::1], types.uint8[::1]
-I8_ROWS = types.int64[:, ::1]
+I8_ROWS, I4_ROWS = types.int64[:, ::1], types.int32[:, ::1]
 RO_I8 = types.Array(types.int64, 1, "C", readonly=True)
 RO_U8 = types.Array(types.uint64, 1, "C", readonly=True)
 RO_U1 = types.Array(types.uint8, 1, "C", readonly=True)

@@ -1,7 +1,8 @@
 """Rows by key, of which there may be many and which may be removed: what joins, rankings and general windows keep.
 
-Columns lie in a `RowBuffer` by position, and beside them a matrix of words: those of `keyed_rows_kernels`, then those that the user names.
-The rows of a key are chained. A row that was removed stays where it is until no delta must tell of it; then the rest moves up.
+Columns lie in a `RowBuffer` by position, and beside them the links of `keyed_rows_kernels` and the words that the user names. A row costs twelve bytes
+more than what it holds, since fresh memory is what keeping rows costs most. The rows of a key are chained. A row that was removed stays where it is until
+no delta must tell of it; then the rest moves up.
 """
 
 from __future__ import annotations
@@ -13,19 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from flinkray.errors import ResourceError
 from flinkray.state.growth import grown
 from flinkray.state.key_index import KeyIndex
-from flinkray.state.keyed_rows_kernels import (
-    ALIVE,
-    ENTRY_WORDS,
-    GENERATION,
-    NEXT,
-    NUMBER,
-    SLOT,
-    count_rows,
-    gather_rows,
-    push_rows,
-)
+from flinkray.state.keyed_rows_kernels import LINK_WORDS, MOST_ROWS, NEXT, SLOT, STAMP, count_rows, gather_rows, push_rows
 from flinkray.state.memory import touch
 from flinkray.state.row_buffer import RowBuffer, RowView
 
@@ -59,8 +51,11 @@ class KeyedRows:
         self.rows = RowBuffer(schema)
         self.next_number = 0
         self._dead = 0
-        self._entries = np.zeros((STEP, ENTRY_WORDS + len(words)), np.int64)
-        self._heads = np.zeros(STEP, np.int64)
+        self._links = np.zeros((STEP, LINK_WORDS), np.int32)
+        self._words = np.zeros((STEP if words else 0, len(words)), np.int64)
+        self._numbers: Int64Array | None = None
+        """What rows are called in snapshots; None: `next_number` less how far they are from the end."""
+        self._heads = np.zeros(STEP, np.int32)
 
     def __len__(self) -> int:
         """Rows that were not removed."""
@@ -72,24 +67,31 @@ class KeyedRows:
 
     @property
     def memory_bytes(self) -> int:
-        return self._entries.nbytes + self._heads.nbytes + self.rows.memory_bytes
+        numbers = 0 if self._numbers is None else self._numbers.nbytes
+        return self._links.nbytes + self._words.nbytes + numbers + self._heads.nbytes + self.rows.memory_bytes
 
     # --- rows
 
     def add(self, rows: pa.RecordBatch, chosen: Int64Array, slots: Slots, generation: int, /, **words: Int64Array | int) -> Int64Array:
-        """Keeps copies of the chosen rows of a batch; `slots` and `words` are those of the chosen ones. Returns their positions."""
+        """Keeps copies of the chosen rows of a batch; `slots` and `words` are those of the chosen ones (more words than are kept may be given).
+        Returns their positions."""
         first, count = len(self.rows), len(chosen)
         self._heads = grown(self._heads, self.index.high, STEP)
         if not count:
             return np.empty(0, np.int64)
-        self._entries = grown(self._entries, first + count, STEP)
+        if first + count > MOST_ROWS:
+            raise ResourceError(f"{first + count:,} rows in one subtask; keep fewer, with a ttl, or use a larger parallelism")
+        self._links = grown(self._links, first + count, STEP)
         self.rows.append(rows, chosen)
-        mine = self._entries[first : first + count]
-        mine[:, GENERATION], mine[:, ALIVE] = generation, 1
-        mine[:, NUMBER] = np.arange(self.next_number, self.next_number + count)
-        for place, name in enumerate(self.words, start=ENTRY_WORDS):
-            mine[:, place] = words[name]
-        push_rows(np.ascontiguousarray(slots, np.int32), first, self._heads, self._entries)
+        self._links[first : first + count, STAMP] = 2 * generation + 1
+        if self._numbers is not None:
+            self._numbers = grown(self._numbers, first + count, STEP)
+            self._numbers[first : first + count] = np.arange(self.next_number, self.next_number + count)
+        if self.words:
+            self._words = grown(self._words, first + count, STEP)
+            for place, name in enumerate(self.words):
+                self._words[first : first + count, place] = words[name]
+        push_rows(np.ascontiguousarray(slots, np.int32), first, self._heads, self._links)
         self.next_number += count
         return np.arange(first, first + count)
 
@@ -107,38 +109,42 @@ class KeyedRows:
         slots = np.ascontiguousarray(slots, np.int32)
         touch(self._heads, slots)
         starts = np.zeros(len(slots) + 1, np.int64)
-        count_rows(slots, self._heads, self._entries, starts)
+        count_rows(slots, self._heads, self._links, starts)
         first = 0
         while first < len(slots):
             last = max(first + 1, int(np.searchsorted(starts, starts[first] + at_most, side="right")) - 1)
             total = int(starts[last] - starts[first])
             if total:
                 own, found = np.empty(total, np.int64), np.empty(total, np.int64)
-                gather_rows(slots, self._heads, self._entries, starts, first, own, found)
+                gather_rows(slots, self._heads, self._links, starts, first, own, found)
                 yield own, found
             first = last
 
     def live(self) -> Int64Array:
         """Positions of all rows, in order of arrival."""
-        return np.flatnonzero(self._entries[: len(self.rows), ALIVE])
+        return np.flatnonzero(self._links[: len(self.rows), STAMP] & 1)
 
     def slots_of(self, positions: Int64Array) -> Slots:
-        return self._entries[positions, SLOT].astype(np.int32)
+        return self._links[positions, SLOT]
 
     def word(self, name: str, positions: Int64Array) -> Int64Array:
-        return self._entries[positions, ENTRY_WORDS + self.words.index(name)]
+        return self._words[positions, self.words.index(name)]
+
+    def word_or(self, name: str, positions: Int64Array, otherwise: int) -> Int64Array:
+        """The same, where it may be that this word is not kept."""
+        return self.word(name, positions) if name in self.words else np.full(len(positions), otherwise, np.int64)
 
     def set_word(self, name: str, positions: Int64Array, values: Int64Array | int, generation: int) -> None:
-        self._entries[positions, ENTRY_WORDS + self.words.index(name)] = values
-        self._entries[positions, GENERATION] = generation
+        """Rows that were removed stay so."""
+        self._words[positions, self.words.index(name)] = values
+        self._links[positions, STAMP] = 2 * generation + (self._links[positions, STAMP] & 1)
 
     def is_live(self, positions: Int64Array) -> npt.NDArray[np.bool_]:
-        return self._entries[positions, ALIVE] != 0
+        return self._links[positions, STAMP] & 1 != 0
 
     def remove(self, positions: Int64Array, generation: int) -> None:
         """Each of them is there, none twice."""
-        self._entries[positions, ALIVE] = 0
-        self._entries[positions, GENERATION] = generation
+        self._links[positions, STAMP] = 2 * generation
         self._dead += len(positions)
 
     def take(self, positions: Int64Array, names: Sequence[str] | None = None) -> pa.RecordBatch:
@@ -150,18 +156,24 @@ class KeyedRows:
 
     def changed_since(self, generation: int | None) -> Int64Array:
         """Positions of rows that came, changed or were removed after a generation; None: all that are there."""
-        entries = self._entries[: len(self.rows)]
-        return np.flatnonzero(entries[:, ALIVE] if generation is None else entries[:, GENERATION] > generation)
+        stamps = self._links[: len(self.rows), STAMP]
+        return np.flatnonzero(stamps & 1 if generation is None else stamps > 2 * generation + 1)
 
     def copy(self, positions: Int64Array) -> RowsCopy:
-        entries = self._entries[positions]
-        return RowsCopy(self.rows.view(), positions, entries[:, NUMBER], entries[:, ALIVE] != 0, entries[:, ENTRY_WORDS:])
+        numbers = self._first_number + positions if self._numbers is None else self._numbers[positions]
+        return RowsCopy(self.rows.view(), positions, numbers, self.is_live(positions), self._words[positions if self.words else slice(0)])
+
+    @property
+    def _first_number(self) -> int:
+        return self.next_number - len(self.rows)
 
     def load(self, rows: pa.RecordBatch, slots: Slots, numbers: Int64Array | None, words: Mapping[str, Int64Array]) -> None:
         """Rows of a snapshot in order of their numbers; with `numbers` they keep them, since a delta may follow."""
+        if numbers is not None and self._numbers is None:
+            self._numbers = self._first_number + np.arange(len(self.rows))
         positions = self.add(rows, np.arange(rows.num_rows), slots, 0, **words)
-        if numbers is not None and len(numbers):
-            self._entries[positions, NUMBER] = numbers
+        if numbers is not None and self._numbers is not None and len(numbers):
+            self._numbers[positions] = numbers
             self.next_number = max(self.next_number, int(numbers.max()) + 1)
 
     # --- memory
@@ -170,22 +182,23 @@ class KeyedRows:
         """Gives back what removed rows hold, when they are most; those stay that were removed after the generation `oldest`."""
         if self._dead <= len(self) + _FEW:
             return False
-        entries = self._entries[: len(self.rows)]
-        kept = (entries[:, ALIVE] != 0) | (entries[:, GENERATION] > oldest)
+        links = self._links[: len(self.rows)]
+        gone = links[:, STAMP] & 1 == 0
+        kept = ~gone | (links[:, STAMP] > 2 * oldest + 1)
         if 2 * np.count_nonzero(kept) > len(kept):
             return False
-        gone = entries[:, ALIVE] == 0
-        slots = np.unique(entries[gone, SLOT]).astype(np.int32)
-        count_rows(slots, self._heads, self._entries, np.zeros(len(slots) + 1, np.int64))  # takes them out of their chains
-        place = np.zeros(len(kept) + 1, np.int64)  # by position + 1: the new position + 1
+        slots = np.unique(links[gone, SLOT])
+        count_rows(slots, self._heads, self._links, np.zeros(len(slots) + 1, np.int64))  # takes them out of their chains
+        place = np.zeros(len(kept) + 1, np.int32)  # by position + 1: the new position + 1
         place[1:] = np.where(kept, np.cumsum(kept), 0)
-        moved = entries[kept]
+        numbers = self.copy(np.flatnonzero(kept)).numbers
+        moved = links[kept]
         moved[:, NEXT] = place[moved[:, NEXT]]
         self._heads = place[self._heads]
+        self._words = self._words[: len(kept)][kept] if self.words else self._words
+        self._links, self._numbers = moved, numbers
         self.rows.keep(kept)
-        self._entries = np.zeros((max(STEP, len(moved)), entries.shape[1]), np.int64)
-        self._entries[: len(moved)] = moved
-        self._dead = int(np.count_nonzero(moved[:, ALIVE] == 0))
+        self._dead = int(np.count_nonzero(moved[:, STAMP] & 1 == 0))
         return True
 
     def has_rows(self, high: int) -> npt.NDArray[np.bool_]:
