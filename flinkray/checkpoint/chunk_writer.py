@@ -13,7 +13,7 @@ import pyarrow as pa
 from flinkray.checkpoint.base import ChunkRef, ObjectStore
 from flinkray.checkpoint.keys import DataKey
 from flinkray.checkpoint.rereads import sound
-from flinkray.checkpoint.sealing import Compression, seal_parts, unseal, unseal_parts
+from flinkray.checkpoint.sealing import Compression, seal_whole, unseal, unseal_parts
 from flinkray.errors import DamagedObjectError, KeyUnavailableError
 from flinkray.ids import KeyGroupRange
 
@@ -27,7 +27,7 @@ class ObjectBuilder:
         origin: str,
         data_key: DataKey,
         compress: Compression = "lz4",
-        keep: Callable[[bytes], bytes | memoryview] | None = None,
+        keep: Callable[[bytes | memoryview], bytes | memoryview] | None = None,
     ) -> None:
         """`keep`: where sealed bytes are kept that wait to be stored; as they are if not given."""
         self._keep = keep
@@ -68,7 +68,7 @@ class ObjectBuilder:
             key_groups.start,
             key_groups.stop,
         )
-        sealed = b"".join(seal_parts(self._data_key.secret, place, raw_bytes, pieces, self._compress))
+        sealed = seal_whole(self._data_key.secret, place, raw_bytes, pieces, self._compress)
         ref = ChunkRef(
             self.object_name,
             self.size_bytes,

@@ -24,6 +24,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from flinkray.errors import DamagedObjectError
+from flinkray.regions import LARGE_BYTES, Region
 
 SEGMENT_BYTES = 1 << 20
 KEY_BYTES = 32
@@ -66,9 +67,39 @@ def _sealed_parts(
 ) -> Iterator[bytes]:
     header = _HEADER.pack(_MAGIC, salt, raw_bytes)
     cipher = AESGCM(_derived_key(data_key, header))
-    context = _context(header, aad)
-    count, feed = _segments(raw_bytes), _Feed(raw)
     yield header
+    for index, (word, segment, bound) in enumerate(_packed_segments(header, aad, raw_bytes, raw, compress)):
+        yield _WORD.pack(word)
+        yield cipher.encrypt(_nonce(index), segment, bound)
+
+
+def seal_whole(
+    data_key: bytes, aad: bytes, raw_bytes: int, raw: Iterable[bytes | memoryview], compress: Compression | None = "lz4"
+) -> bytes | memoryview:
+    """The same in one piece. Where it is large, segments are encrypted to where they stay: a large object copied once more costs more than encrypting it,
+    since fresh memory does."""
+    region = (
+        Region.of_bytes(_HEADER.size + raw_bytes + _segments(raw_bytes) * (_WORD.size + _TAG_BYTES)) if raw_bytes >= LARGE_BYTES else None
+    )
+    if region is None:
+        return b"".join(seal_parts(data_key, aad, raw_bytes, raw, compress))
+    header = _HEADER.pack(_MAGIC, os.urandom(_SALT_BYTES), raw_bytes)
+    cipher = AESGCM(_derived_key(data_key, header))
+    sealed, end = memoryview(region), _HEADER.size
+    sealed[:end] = header
+    for index, (word, segment, bound) in enumerate(_packed_segments(header, aad, raw_bytes, raw, compress)):
+        start = end + _WORD.size
+        sealed[end:start] = _WORD.pack(word)
+        end = start + len(segment) + _TAG_BYTES
+        cipher.encrypt_into(_nonce(index), segment, bound, sealed[start:end])
+    return sealed[:end].toreadonly()
+
+
+def _packed_segments(
+    header: bytes, aad: bytes, raw_bytes: int, raw: Iterable[bytes | memoryview], compress: Compression | None
+) -> Iterator[tuple[int, memoryview, bytes]]:
+    """(word, what is encrypted, what it is bound to) of each segment; good until the next."""
+    context, count, feed = _context(header, aad), _segments(raw_bytes), _Feed(raw)
     for index in range(count):
         size = min(SEGMENT_BYTES, raw_bytes - index * SEGMENT_BYTES)
         segment = feed.take(size)
@@ -79,9 +110,7 @@ def _sealed_parts(
             packed, flag = _packed(segment, compress)
             if packed.nbytes < size:
                 segment, word = packed, packed.nbytes | flag
-        bound = context + _PLACE.pack(index, index == count - 1, word)
-        yield _WORD.pack(word)
-        yield cipher.encrypt(_nonce(index), segment, bound)
+        yield word, segment, context + _PLACE.pack(index, index == count - 1, word)
 
 
 def unseal(data_key: bytes, aad: bytes, sealed: bytes | memoryview, object_name: str) -> bytes:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from flinkray.regions import LARGE_BYTES, regrown
 from flinkray.state.extents import extent_of
 from flinkray.state.memory import StateMemory, current
-from flinkray.state.regions import LARGE_BYTES, regrown
 
 
 def grown(array: np.ndarray, size: int, step: int) -> np.ndarray:

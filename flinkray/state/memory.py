@@ -96,7 +96,7 @@ class StateMemory:
         self.keep()
         return target
 
-    def keep_bytes(self, data: bytes) -> bytes | memoryview:
+    def keep_bytes(self, data: bytes | memoryview) -> bytes | memoryview:
         """The same bytes; large ones are given back at once, and read again by whom they are used."""
         if len(data) < self.smallest_bytes:
             return data

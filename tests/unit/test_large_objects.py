@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from flinkray.checkpoint import chunk_writer, repack
+from flinkray.checkpoint import chunk_writer, repack, sealing
 from flinkray.checkpoint.base import ChunkRef
 from flinkray.checkpoint.chunk_writer import ObjectBuilder, check_chunk, raw_parts, read_chunk
 from flinkray.checkpoint.file_store import FileStore
@@ -20,11 +21,12 @@ from flinkray.checkpoint.keys import DataKey
 from flinkray.checkpoint.repack import Target
 from flinkray.checkpoint.s3_store import _regrouped
 from flinkray.checkpoint.savepoints import _pieces
-from flinkray.checkpoint.sealing import SEGMENT_BYTES, seal_parts, unseal, unseal_parts
+from flinkray.checkpoint.sealing import SEGMENT_BYTES, Compression, seal_parts, seal_whole, unseal, unseal_parts
 from flinkray.checkpoint.state_source import StateSource
 from flinkray.core.messages import StateRef
 from flinkray.errors import DamagedObjectError
 from flinkray.ids import KeyGroupRange
+from flinkray.regions import Region
 from tests.unit.checkpoint_fakes import manifest_of
 
 DATA_KEY = DataKey("c1-00", bytes(range(32)))
@@ -178,6 +180,23 @@ def test_pieces_of_any_size_seal_and_unseal_alike(size: int) -> None:
         assert b"".join(unseal_parts(secret, b"place", len(sealed), _cut(sealed, piece), "object")) == raw
     with pytest.raises(ValueError, match="announced"):
         list(seal_parts(secret, b"place", size + 1, [raw]))
+
+
+@pytest.mark.parametrize("compress", ["lz4", "zstd", None])
+@pytest.mark.parametrize("packs", [True, False])
+def test_a_large_object_is_sealed_where_it_stays(compress: Compression | None, packs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sealing, "LARGE_BYTES", SEGMENT_BYTES)
+    size, secret = 3 * SEGMENT_BYTES + 17, DATA_KEY.secret
+    raw = (b"as before" * size)[:size] if packs else os.urandom(size)
+    sealed = seal_whole(secret, b"place", size, _cut(raw, 700_001), compress)
+    assert isinstance(sealed, memoryview)
+    assert sealed.readonly
+    assert (len(sealed) < size) == (packs and compress is not None)
+    assert unseal(secret, b"place", sealed, "object") == raw
+    with pytest.raises(ValueError, match="announced"):
+        seal_whole(secret, b"place", size + 1, [raw])
+    monkeypatch.setattr(Region, "of_bytes", lambda size_bytes: None)
+    assert unseal(secret, b"place", seal_whole(secret, b"place", size, [raw], compress), "object") == raw
 
 
 def _cut(data: bytes, size: int) -> Iterator[bytes]:

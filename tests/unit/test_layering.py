@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "flinkray"
 
-BASE = {"errors", "ids", "config", "columns"}
+BASE = {"errors", "ids", "config", "columns", "regions"}
 ALLOWED = {
     "expressions": BASE | {"state.bits", "state.jit"},
     "graph": BASE | {"expressions", "connectors.base"},

@@ -7,9 +7,10 @@ import gc
 import numpy as np
 import pytest
 
-from flinkray.state import growth, regions
+from flinkray import regions
+from flinkray.regions import Region
+from flinkray.state import growth
 from flinkray.state.growth import grown
-from flinkray.state.regions import Region
 
 
 @pytest.fixture
