@@ -32,7 +32,7 @@ _CATEGORIES: tuple[tuple[str, str], ...] = (
 OTHER = "other"
 _WAITING = re.compile(
     r"^(Condition\.wait|Event\.wait|Queue\.get|Thread\.join|socket\.accept|Poller\.poll|select|EpollSelector\.select|Popen\.\w+"
-    r"|_worker \(concurrent|Worker\.main_loop|JobManager\._next_event|JobManagerProcess\._next|\S*_watch_for_orphanage|_GatedReader\.read) ?"
+    r"|_worker \(concurrent|Worker\.main_loop|JobManager\._next_event|JobManagerProcess\._next|\S*_watch_for_orphanage|GarbageCollectorThread\.run|_GatedReader\.read) ?"
 )
 """Innermost frames of threads that wait; py-spy cannot tell everywhere that they do."""
 _COLOURS = {
