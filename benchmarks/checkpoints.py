@@ -41,9 +41,11 @@ def snapshot_cost(keys: int) -> dict[str, Any]:
     full_ms, full_bytes = _capture(operator, 1, None)
     _feed(harness, everything[: keys // 100])
     delta_ms, delta_bytes = _capture(operator, 2, 1)
+    again_ms, _ = _capture(operator, 3, None)
     return {
         "keys": keys,
         "full_sync_ms": full_ms,
+        "full_again_sync_ms": again_ms,
         "full_bytes": full_bytes,
         "delta_sync_ms": delta_ms,
         "delta_bytes": delta_bytes,
@@ -104,6 +106,7 @@ def main() -> None:
     cost = {name: statistics.median(c[name] for c in costs) for name in costs[0]}
     print(f"{options.keys:,} keys, medians of {options.repeat}: {cost['bytes_per_key_in_memory']:.0f} bytes a key in memory")
     print(f"first checkpoint: sync part {cost['full_sync_ms']:.1f} ms, {cost['full_bytes']:,.0f} bytes")
+    print(f"a later full checkpoint: sync part {cost['full_again_sync_ms']:.1f} ms")
     share = cost["delta_bytes"] / cost["full_bytes"]
     print(
         f"after touching 1 % of the keys: sync part {cost['delta_sync_ms']:.1f} ms, {cost['delta_bytes']:,.0f} bytes, {share:.1%} of the first"

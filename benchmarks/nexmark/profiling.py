@@ -80,7 +80,20 @@ def workers(job: fr.JobHandle, options: argparse.Namespace) -> list[int]:
 
 def watch(pid: int, path: Path, options: argparse.Namespace) -> subprocess.Popen[bytes]:
     """py-spy, when it has begun to sample. What it says goes to a file: a pipe that is full would stop it, while it has stopped the process."""
-    command = ["py-spy", "record", "--pid", str(pid), "--format", "raw", "--function", "--nonblocking", "--rate", str(options.rate), "--output", str(path)]
+    command = [
+        "py-spy",
+        "record",
+        "--pid",
+        str(pid),
+        "--format",
+        "raw",
+        "--function",
+        "--nonblocking",
+        "--rate",
+        str(options.rate),
+        "--output",
+        str(path),
+    ]
     said, deadline = path.with_suffix(".log"), time.monotonic() + WAIT_S
     with said.open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)

@@ -53,7 +53,10 @@ class CopyBuffers:
         if source.nbytes < RECYCLED_BYTES:
             return BufferedCopy(source.copy(), len(source), None)
         buffer = self._free.pop() if self._free else np.empty((0, *source.shape[1:]), source.dtype)
-        buffer = grown(buffer, len(source), 1)
+        if len(buffer) < len(source):
+            buffer.resize(
+                (len(source) + len(source) // 16, *source.shape[1:]), refcheck=False
+            )  # no region: a task stands still, and small pages come sooner
         buffer[: len(source)] = source
         return BufferedCopy(buffer, len(source), self._free)
 
