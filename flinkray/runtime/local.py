@@ -30,6 +30,8 @@ from flinkray.runtime.task_manager import JobBundle, Secrets, TaskManager
 
 _LAST_ANSWERS_S = 5.0
 """How long an ended job tells other processes what became of their requests."""
+_CLOSING_S = 5.0
+"""How long the end of a job waits for its TaskManagers, which close the user's functions."""
 
 _running: dict[str, LocalJob] = {}
 _running_lock = threading.Lock()
@@ -55,6 +57,10 @@ class _Worker:
     def stop(self) -> None:
         self._stop.set()
         self._exchange.wake()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
 
     def join(self, timeout_s: float) -> None:
         self._thread.join(timeout_s)
@@ -82,6 +88,7 @@ class LocalBackend(WorkerBackend):
         self._bundle = bundle
         self._network = InProcessNetwork()
         self._workers: dict[str, _Worker] = {}
+        self._stopped: list[_Worker] = []
         self._post: Post = lambda event: None
 
     def start(self, post: Post, epoch: Callable[[], Epoch]) -> None:
@@ -108,13 +115,18 @@ class LocalBackend(WorkerBackend):
         worker = self._workers.pop(instance, None)
         if worker is not None:
             worker.stop()
+            self._stopped = [*(other for other in self._stopped if other.is_alive), worker]
 
     def operator_metrics(self) -> dict[str, dict[str, int]]:
         return add_metrics([worker.task_manager.operator_metrics() for worker in list(self._workers.values())])
 
     def close(self) -> None:
+        """Functions are closed when this returns, unless one takes too long."""
         for instance in list(self._workers):
             self.kill(instance)
+        deadline = time.monotonic() + _CLOSING_S
+        for worker in self._stopped:
+            worker.join(max(0.0, deadline - time.monotonic()))
 
     def leave(self) -> None:
         self.close()

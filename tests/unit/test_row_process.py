@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,6 +44,12 @@ class Halves(fr.ProcessFunction):
                 yield {"n": row["n"], "seen": max(ctx.watermark, 0)}
 
 
+class SlowlyClosed(Halves):
+    def close(self) -> None:
+        time.sleep(0.2)
+        super().close()
+
+
 class Doubled(fr.ProcessFunction):
     output_schema = {"n": "int64"}
     input_columns = ("n",)
@@ -76,6 +83,13 @@ def test_batches_keep_the_times_of_their_rows() -> None:
     driven = harness(Doubled(), output_schema=pa.schema([("n", pa.int64())]), side_schemas={}, columns=("n",))
     table = driven.rows([{"n": 1, "word": "a", "t": 5}, {"n": 2, "word": None, "t": 3}]).output()
     assert table.to_pylist() == [{"n": 2, EVENT_TIME: 5}, {"n": 4, EVENT_TIME: 3}]
+
+
+def test_functions_are_closed_when_a_job_has_ended() -> None:
+    Halves.calls.clear()
+    env = fr.StreamEnvironment("closed", parallelism=2, runtime="local")
+    assert env.from_batches(pa.table({"n": [1, 2], "word": ["a", "b"], "t": [0, 0]})).process(SlowlyClosed()).collect().num_rows == 2
+    assert Halves.calls.count("close") == 2
 
 
 def test_it_runs_where_the_rows_are_with_its_side_output() -> None:
