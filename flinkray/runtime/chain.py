@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from flinkray.operators.base import (
 )
 from flinkray.operators.registry import build
 from flinkray.runtime.edge_writer import EdgeWriter
+
+_LOG = logging.getLogger("flinkray")
 
 Sender = Callable[[pa.RecordBatch], None]
 
@@ -137,8 +140,12 @@ class Chain:
                 link.operator.open(make_context(index, link.metrics), restored.get(link.uid, ()), restored_checkpoint)
 
     def close(self) -> None:
+        """Every operator, whatever another one raises: what they did is over, and no attempt is left that could fail of it."""
         for link in self._links:
-            link.operator.close()
+            try:
+                link.operator.close()
+            except Exception:  # noqa: BLE001 - the user's function may raise whatever it likes
+                _LOG.exception("operator %r could not be closed", link.uid)
 
     # -- rows and time --------------------------------------------------------------------------------------------
 

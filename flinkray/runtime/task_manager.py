@@ -7,6 +7,7 @@ that none is lost when an answer is.
 from __future__ import annotations
 
 import gc
+import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -208,6 +209,17 @@ class TaskManager:
         self._calls.close()
         self._exchange.close()
         self._background.close()
+
+    def leave(self, within_s: float) -> bool:
+        """From any thread, before the process is killed: the user's functions are closed. False where that takes longer."""
+        closed = threading.Event()
+
+        def close() -> None:
+            self._close_tasks()
+            closed.set()
+
+        self._post(close)
+        return closed.wait(within_s)
 
     def _drain(self) -> bool:
         worked = False

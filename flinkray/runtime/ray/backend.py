@@ -23,7 +23,7 @@ from flinkray.runtime.ray.names import NAMESPACE, task_manager_name
 from flinkray.runtime.ray.placement import for_task_manager, on_node
 from flinkray.runtime.ray.sealed_box import seal_for
 from flinkray.runtime.ray.task_manager_actor import TaskManagerActor
-from flinkray.runtime.ray.task_managers import Handles, end, end_named, running
+from flinkray.runtime.ray.task_managers import GRACE_S, Handles, end_in_background, end_named, running
 from flinkray.runtime.task_manager import JobBundle, Secrets
 
 POLL_S = 0.5
@@ -60,6 +60,7 @@ class RayBackend(WorkerBackend):
         self._pickled = ray.put(cloudpickle.dumps(bundle))
         self._heartbeat_timeout_s = duration_s(bundle.config.heartbeat_timeout)
         self._workers: dict[str, _Worker] = {}
+        self._endings: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._post: Post = lambda event: None
         self._epoch: Callable[[], Epoch] = lambda: Epoch(0, 0, "")
@@ -130,7 +131,9 @@ class RayBackend(WorkerBackend):
             if instance in self._found:
                 end_named(self._found[instance])
             return
-        end(worker.actor, farewell=worker.started and not worker.lost)
+        farewell = worker.started and not worker.lost
+        ending = end_in_background(worker.actor, farewell)  # functions may take their time to close
+        self._endings = [*(other for other in self._endings if other.is_alive()), ending]
 
     def operator_metrics(self) -> dict[str, dict[str, int]]:
         with self._lock:
@@ -146,6 +149,9 @@ class RayBackend(WorkerBackend):
         self._closed.set()
         for instance in list(self._workers):
             self.kill(instance)
+        deadline = time.monotonic() + GRACE_S
+        for ending in self._endings:
+            ending.join(max(0.0, deadline - time.monotonic()))
 
     def leave(self) -> None:
         self._closed.set()

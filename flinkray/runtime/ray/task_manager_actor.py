@@ -82,9 +82,12 @@ class TaskManagerActor:
             raise RuntimeError(self._failure)
         return self._task_manager.poll(after, timeout_s, epoch)
 
-    def leave(self) -> None:
-        """It is about to be killed, and leaves no file behind."""
-        self._folder.remove()
+    def leave(self, within_s: float) -> None:
+        """It is about to be killed: functions are closed, if that takes no longer, and no file is left behind."""
+        try:
+            self._task_manager.leave(within_s)
+        finally:
+            self._folder.remove()
 
     def operator_metrics(self) -> dict[str, dict[str, int]]:
         return self._task_manager.operator_metrics()

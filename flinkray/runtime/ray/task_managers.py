@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -18,6 +19,8 @@ from flinkray.runtime.ray.names import NAMESPACE, instance_of, task_manager_name
 GRACE_S = 5.0
 """A leader that has ended its run has so long to end the TaskManagers itself: in order, each deleting its files."""
 LOOK_S = 0.25
+CLOSING_S = 2.0
+"""Functions have so long to close."""
 LEAVE_S = 0.5
 """A TaskManager that is to be killed has so long to delete its files."""
 
@@ -66,13 +69,25 @@ def running(job: str, run: str) -> dict[str, str]:
 
 
 def end(actor: Any, farewell: bool = True) -> None:
-    """`farewell`: it is up, and deletes its files first."""
+    """`farewell`: it is up, closes the user's functions and deletes its files first."""
     if farewell:
-        leaves = actor.leave.options(concurrency_group="look").remote()
-        if ray.wait([leaves], timeout=LEAVE_S)[0]:
+        leaves = actor.leave.options(concurrency_group="look").remote(CLOSING_S)
+        if ray.wait([leaves], timeout=CLOSING_S + LEAVE_S)[0]:
             with suppress(RayError):
                 ray.get(leaves)
     ray.kill(actor, no_restart=True)
+
+
+def end_in_background(actor: Any, farewell: bool) -> threading.Thread:
+    """While the GCS is away it stays as it is, and ends by its orphan timeout."""
+
+    def ending() -> None:
+        with suppress(RayError):
+            end(actor, farewell)
+
+    thread = threading.Thread(target=ending, name="flinkray-end", daemon=True)
+    thread.start()
+    return thread
 
 
 def end_named(name: str) -> None:
@@ -87,5 +102,5 @@ def end_all(job: str, run: str, grace_s: float = 0.0) -> None:
     with suppress(RayError):
         while (left := running(job, run)) and time.monotonic() < deadline:
             time.sleep(LOOK_S)
-        for name in left.values():
-            end_named(name)
+        with ThreadPoolExecutor(max(1, len(left))) as pool:  # functions may take their time to close
+            list(pool.map(end_named, left.values()))
