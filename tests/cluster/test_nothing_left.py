@@ -92,7 +92,7 @@ def make_stranger(running: Any) -> int:
         def pid(self) -> int:
             return os.getpid()
 
-        def leave(self) -> None:
+        def leave(self, within_s: float) -> None:
             pass
 
     name = task_manager_name(running.name, running._leader._run, "tm-9", "f" * 32)
