@@ -49,21 +49,14 @@ class _Worker:
         self._instance = instance
         self._post = post
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"flinkray-{name}", daemon=True)
+        self.thread = threading.Thread(target=self._run, name=f"flinkray-{name}", daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
         self._stop.set()
         self._exchange.wake()
-
-    @property
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
-
-    def join(self, timeout_s: float) -> None:
-        self._thread.join(timeout_s)
 
     def _run(self) -> None:
         heard = 0
@@ -88,7 +81,8 @@ class LocalBackend(WorkerBackend):
         self._bundle = bundle
         self._network = InProcessNetwork()
         self._workers: dict[str, _Worker] = {}
-        self._stopped: list[_Worker] = []
+        self._stopped: list[threading.Thread] = []
+        """Threads only: they let go of what they had when they end."""
         self._post: Post = lambda event: None
 
     def start(self, post: Post, epoch: Callable[[], Epoch]) -> None:
@@ -115,7 +109,7 @@ class LocalBackend(WorkerBackend):
         worker = self._workers.pop(instance, None)
         if worker is not None:
             worker.stop()
-            self._stopped = [*(other for other in self._stopped if other.is_alive), worker]
+            self._stopped = [*(other for other in self._stopped if other.is_alive()), worker.thread]
 
     def operator_metrics(self) -> dict[str, dict[str, int]]:
         return add_metrics([worker.task_manager.operator_metrics() for worker in list(self._workers.values())])
@@ -125,8 +119,8 @@ class LocalBackend(WorkerBackend):
         for instance in list(self._workers):
             self.kill(instance)
         deadline = time.monotonic() + _CLOSING_S
-        for worker in self._stopped:
-            worker.join(max(0.0, deadline - time.monotonic()))
+        for thread in self._stopped:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def leave(self) -> None:
         self.close()
