@@ -13,6 +13,11 @@ from flinkray.graph.udaf import Udaf
 
 Argument = str | Expression
 
+__all__ = [
+    "approx_distinct", "collect_list", "count", "count_distinct", "first", "last", "max", "max_by", "mean",
+    "min", "min_by", "quantile", "stddev", "sum", "top_k", "udaf",
+]  # fmt: skip
+
 
 def count(column: Argument | None = None) -> AggregateCall:
     """Number of rows, or of non-null values of `column`."""
@@ -71,8 +76,8 @@ def approx_distinct(column: Argument) -> AggregateCall:
 
 
 def quantile(column: Argument, share: float) -> AggregateCall:
-    """About the value below which `share` (0 to 1) of the values lie: a KLL sketch, 1.3 % of the ranks off as a rule. Needs
-    `pip install 'flinkray[sketches]'`."""
+    """About the smallest value at or below which `share` (0 to 1) of the values lie (0: the smallest, 1: the largest; SQL's percentile_disc): a
+    KLL sketch, 1.3 % of the ranks off as a rule. Needs `pip install 'flinkray[sketches]'`."""
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
         raise PlanError(f"quantile: share {share!r}; from 0 to 1, 0.5 is the median")
     return AggregateCall("quantile", column, parameter=float(share))
@@ -97,3 +102,7 @@ def udaf(function: Udaf, *columns: Argument) -> AggregateCall:
 def stddev(column: Argument) -> AggregateCall:
     """The sample standard deviation (n - 1); null for fewer than two values."""
     return AggregateCall("stddev", column)
+
+
+def __dir__() -> list[str]:
+    return __all__
