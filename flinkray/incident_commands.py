@@ -69,8 +69,10 @@ def describe(incident: Incident, name: str) -> str:
     at = datetime.fromtimestamp(incident.at_s, UTC).isoformat(timespec="seconds")
     if incident.batch is not None:
         given = f"{incident.batch.num_rows} rows, input {incident.input_index}"
+    elif incident.clock_s is not None:
+        given = f"the clock at {datetime.fromtimestamp(incident.clock_s, UTC).isoformat(timespec='milliseconds')}"
     else:
-        given = f"the watermark {incident.watermark_us}"
+        given = "the end of its inputs" if incident.ended else f"the watermark {incident.watermark_us}"
     rows = sum(table.num_rows for _, _, table in incident.states)
     state = f"{rows} rows in {len(incident.states)} states" if incident.whole else "left out: it was too large"
     after = f"after checkpoint {incident.checkpoint}" if incident.checkpoint else "before the first checkpoint"
@@ -109,6 +111,10 @@ def run_again(incident: Incident) -> Exception | None:
             operator.process(incident.batch, incident.input_index, harness)
         elif incident.watermark_us is not None:
             harness.watermark(incident.watermark_us)
+        elif incident.clock_s is not None:
+            harness.processing_time(incident.clock_s)
+        elif incident.ended:
+            harness.end()
         while isinstance(operator, SteppingOperator) and not operator.drained:
             harness.advance()
             if isinstance(operator, InFlightOperator):

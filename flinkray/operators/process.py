@@ -207,7 +207,11 @@ class ProcessOperator(SteppingOperator):
                 break
             after = max(self._store.largest_us, min(self._store.watermark, MAX_WATERMARK - 1) + 1)
             stamps = np.full(len(times), after, np.int64) if self._has_time else None
-            self._runner.timers(PROCESSING, times, slots, stamps, out)
+            try:
+                self._runner.timers(PROCESSING, times, slots, stamps, out)
+            except Exception:  # as above
+                timers.register_many(times, slots)
+                raise
         timers.forget_deleted(now_us)
         self._store.measure()
 

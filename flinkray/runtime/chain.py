@@ -48,13 +48,15 @@ class _Link:
 
 @dataclass(frozen=True)
 class Offence:
-    """What an operator was given when it raised: rows, or else a watermark."""
+    """What an operator was given when it raised: rows, or else a watermark, the clock's time, or the end of its inputs."""
 
     index: int
     """Of the operator."""
     batch: pa.RecordBatch | None = None
     input_index: int = 0
     watermark_us: int | None = None
+    clock_s: float | None = None
+    ended: bool = False
 
 
 class ChainOutput:
@@ -192,7 +194,7 @@ class Chain:
     def input_ended(self) -> None:
         """For a source with an input: no split will come any more. For a head with rows in flight: no row will."""
         with _blame(self):
-            self._links[0].operator.on_end(self._links[0].output)
+            self._end_of(0)
 
     def idle(self) -> None:
         for writer in self.writers:
@@ -207,17 +209,20 @@ class Chain:
         """All inputs ended: a last watermark, then each operator's end, top to bottom, then the end on every edge."""
         with _blame(self):
             self._watermark(0, MAX_WATERMARK)
-            for link in self._links[1:] if self.source is not None else self._links:
-                self._current = link.uid
-                link.operator.on_end(link.output)
+            for index in range(int(self.source is not None), len(self._links)):
+                self._end_of(index)
         for writer in self.writers:
             writer.end()
 
     def processing_time(self, now_s: float) -> None:
         with _blame(self):
-            for link in self._links:
+            for index, link in enumerate(self._links):
                 self._current = link.uid
-                link.operator.on_processing_time(now_s, link.output)
+                try:
+                    link.operator.on_processing_time(now_s, link.output)
+                except Exception:
+                    self.offence = self.offence or Offence(index, clock_s=now_s)
+                    raise
                 if link.operator.generates_watermarks:
                     self._pass_on(link, link.operator.output_watermark_us(link.watermark_us))
 
@@ -262,6 +267,15 @@ class Chain:
         if link.operator.generates_watermarks:
             self._pass_on(link, link.operator.output_watermark_us(link.watermark_us))
         self._current = caller
+
+    def _end_of(self, index: int) -> None:
+        link = self._links[index]
+        self._current = link.uid
+        try:
+            link.operator.on_end(link.output)
+        except Exception:
+            self.offence = self.offence or Offence(index, ended=True)
+            raise
 
     def _watermark(self, index: int, us: int) -> None:
         link = self._links[index]

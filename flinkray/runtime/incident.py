@@ -52,6 +52,10 @@ class Incident:
     """Of the keys of the rows (by key group), as before they came."""
     whole: bool
     """False: state was too large and is left out."""
+    clock_s: float | None = None
+    """What was given, where it was neither rows nor a watermark: the clock's time, seconds since 1970."""
+    ended: bool = False
+    """The end of all inputs."""
 
     def to_bytes(self) -> bytes:
         return cloudpickle.dumps(self)
@@ -93,6 +97,8 @@ def incident_of(application: str, chain: Chain, error: OperatorError, checkpoint
         watermark_us=offence.watermark_us,
         states=tuple(states) if whole else (),
         whole=whole,
+        clock_s=offence.clock_s,
+        ended=offence.ended,
     )
 
 

@@ -41,6 +41,19 @@ class Alarm(fr.KeyedProcessFunction):
         raise ValueError(f"user {ctx.key} had {self.seen.value} at {timestamp}")
 
 
+class AlarmClock(Alarm):
+    """Fails when a timer by the clock fires."""
+
+    def process(self, row: dict[str, Any], ctx: fr.ProcessContext) -> None:
+        self.seen.value = row["n"]
+        if ctx.key == 1:
+            ctx.register_processing_timer(1_000)
+
+
+def picky_at_the_end(rows: pa.RecordBatch, window: Any) -> dict[str, Any]:
+    raise ValueError(f"user {window.key} had {rows.column('n').to_pylist()}")
+
+
 def steady(row: dict[str, Any]) -> dict[str, Any]:
     return {"n": 1 // (90 - row["n"])}
 
@@ -50,6 +63,20 @@ STEPS: dict[str, tuple[Callable[[fr.DataStream], fr.DataStream], str]] = {
     "timer": (
         lambda rows: rows.assign_watermarks(fr.Watermarks.monotonous("n")).key_by("user").process(Alarm(), {"user": "int64"}, uid="step"),
         "had 10 at 1000",
+    ),
+    "timer by the clock": (
+        lambda rows: rows.key_by("user").process(AlarmClock(), {"user": "int64"}, uid="step"),
+        "at 1000",
+    ),
+    "window by the clock, at the end": (
+        lambda rows: (
+            rows.filter(fr.col("user") == 1)
+            .key_by("user")
+            .window(fr.windows.Tumbling("1h", time="processing"))
+            .process(picky_at_the_end, {"user": "int64"})
+            .uid("step")
+        ),
+        "user 1 had [90, 10]",
     ),
     "map": (lambda rows: rows.map(steady, {"n": "int64"}, uid="step"), "modulo by zero"),
     "stage": (
@@ -61,12 +88,18 @@ STEPS: dict[str, tuple[Callable[[fr.DataStream], fr.DataStream], str]] = {
 }
 
 
+SLOW = {"timer by the clock": 10}
+"""Rows a second: the clock is looked at while the job runs."""
+
+
 def fail(folder: Path, step: str) -> fr.OperatorError:
     checkpointing = fr.Checkpointing(interval="10ms", min_pause="0s", storage=f"file://{folder}/checkpoints")
     env = fr.StreamEnvironment(
         "failing", runtime="local", checkpointing=checkpointing, restart=fr.RestartStrategy(initial="1ms", attempts=1), batch_rows=1
     )
-    rows = env.from_source(fr.sources.Memory([pa.table({"user": [1, 2, 1], "n": [90, 50, 10]}).to_batches()[0]], rate=200), uid="rows")
+    rows = env.from_source(
+        fr.sources.Memory([pa.table({"user": [1, 2, 1], "n": [90, 50, 10]}).to_batches()[0]], rate=SLOW.get(step, 200)), uid="rows"
+    )
     STEPS[step][0](rows).sink_to(fr.sinks.Blackhole(), uid="out")
     with pytest.raises(fr.OperatorError) as raised:
         env.execute()
