@@ -20,7 +20,7 @@ from flinkray.connectors.nexmark import nexmark_table
 from flinkray.graph.joins import How
 from jobs.enrichment import enriched
 from jobs.fraud import fraud
-from tests.golden import oracle, packed_cases
+from tests.golden import oracle, packed_answers, packed_cases, packed_ways
 from tests.held import Held
 from tests.running import TIMEOUT_S, cancel, until_checkpoints
 
@@ -220,6 +220,8 @@ CASES = {
     ),
     "the other windows": Case(packed_cases.other_windows, packed_cases.OTHER_WINDOWS),
     "the functions": Case(packed_cases.functions, packed_cases.FUNCTIONS),
+    "the answers": Case(packed_answers.answers, packed_answers.ANSWERS),
+    "the other ways": Case(packed_ways.ways, packed_ways.WAYS),
     "rows made one": Case(packed_cases.rows_made_one, packed_cases.ROWS_MADE_ONE, key=("bidder",)),
     "early answers of sessions": Case(packed_cases.early_sessions, packed_cases.EARLY_SESSIONS, retracts=True),
     "best two of each": Case(
@@ -293,3 +295,11 @@ def test_checkpointed_and_restored_at_other_parallelisms_it_goes_on_where_it_was
     result = start(name, tmp_path, 1, "20ms").wait(TIMEOUT_S)
     assert result.records_in in (BIDS, BIDS + AUCTIONS), "no row was read twice, none was left out"
     check(name, tmp_path)
+
+
+def test_some_rows_of_the_case_with_late_rows_are_late_and_some_refine_an_answer() -> None:
+    env = fr.StreamEnvironment("late", parallelism=2, runtime="local", batch_rows=500)
+    counts = packed_answers.windows_of_late_rows(env.from_source(fr.sources.Nexmark("bid", rows=BIDS), uid="bids"))
+    assert 100 < counts.get_side_output("late").collect().num_rows < BIDS
+    told = counts.select("bidder", "window_start").collect()
+    assert told.num_rows > told.group_by(["bidder", "window_start"]).aggregate([]).num_rows

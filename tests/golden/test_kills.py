@@ -59,7 +59,15 @@ async def no_pause(seconds: float) -> None:
 
 
 IDS = [f"{one.module.__name__.rpartition('.')[2]}: {one.name}" for one in GOLDEN]
-TAKES_LONG = {"async, any order", "left sliding join", "inner tumbling join", "the other windows", "the functions"}
+TAKES_LONG = {
+    "async, any order",
+    "left sliding join",
+    "inner tumbling join",
+    "the other windows",
+    "the functions",
+    "the answers",
+    "the other ways",
+}
 """A call for each row, very many rows of results, or very many operators: the others, and jobs of the simulator, have what they have, too."""
 
 each_golden = pytest.mark.parametrize("golden", GOLDEN, ids=IDS)

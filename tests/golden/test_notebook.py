@@ -14,11 +14,20 @@ import pytest
 
 import flinkray as fr
 from flinkray.api.notebook import progress_html, table_html
+from flinkray.connectors.nexmark import nexmark_table
+from tests.golden import oracle
 
 FORMATTERS: dict[type, Any] = {}
 """What the notebook of these tests was told of how to draw."""
 
 QUICKSTART = Path(__file__).parents[2] / "jobs" / "notebooks" / "quickstart.ipynb"
+
+
+DEAR = "SELECT f.* FROM found f SEMI JOIN rows r USING (auction, bidder, price, date_time) WHERE price > 1000000"
+WINDOWS = """SELECT auction, date_time // 100000 * 100000 AS window_start, window_start + 100000 AS window_end, count(*) AS bids, max(price) AS highest
+    FROM rows GROUP BY ALL"""
+TOO_MUCH = """FROM state s LEFT JOIN (SELECT bidder, count(*) AS n, sum(price) AS all_prices, max(price) AS most FROM rows GROUP BY bidder) USING (bidder)
+    WHERE coalesce(bids > n OR bids < 1 OR total > all_prices OR total > bids * most, true)"""
 
 
 def run_cells(notebook: Path) -> tuple[dict[str, Any], list[Any]]:
@@ -40,10 +49,15 @@ def test_the_quickstart_runs_from_top_to_bottom() -> None:
     names, shown = run_cells(QUICKSTART)
     tables = [value for value in shown if isinstance(value, pa.Table)]
     assert [table.num_rows > 0 for table in tables] == [True, True, True]
-    assert sum(names["counts"]["bids"].to_pylist()) == 20_000, "the live table is whole in the end"
+    rows = {"rows": nexmark_table("bid", 20_000, 0)}
+    assert tables[0].num_rows == 10
+    assert oracle.select_from({"found": tables[0]} | rows, DEAR).num_rows == 10, "of the bids above a million"
+    assert oracle.same(names["counts"], oracle.select(rows["rows"], WINDOWS)), "the live table is whole in the end"
     assert names["svg"].count("<rect") == names["per_window"].num_rows > 1
     assert names["savepoint"]["name"] == "first"
     assert names["state"].column_names == ["bidder", "bids", "total"]
+    so_far = {"state": names["state"], "rows": nexmark_table("bid", 200_000, 0)}
+    assert oracle.select_from(so_far, TOO_MUCH).num_rows == 0, "what the job holds is of rows that there are"
 
 
 @pytest.fixture

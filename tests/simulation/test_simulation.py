@@ -55,7 +55,7 @@ def test_hot_items_at_parallelism_three() -> None:
 
 @pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
 def test_mixtures_of_all_faults(job: object) -> None:
-    many = (JOBS["keyed-state"], JOBS["drained"], JOBS["connected"], JOBS["windows"], JOBS["functions"], JOBS["rows-and-times"])
+    many = [JOBS[name] for name in ("keyed-state", "drained", "connected", "windows", "functions", "rows-and-times", "answers", "ways")]
     for seed in range(3 if job in many else 12):  # their many operators take as long
         check(simulate(job, seed, Faults.swarm()))  # type: ignore[arg-type]
 

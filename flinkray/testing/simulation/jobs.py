@@ -11,9 +11,11 @@ import pyarrow.compute as pc
 from flinkray.api.expressions import coalesce, col, lit
 from flinkray.graph.co_process import BroadcastState, KeyedBroadcastProcessFunction, KeyedCoProcessFunction
 from flinkray.graph.process import KeyedProcessFunction, ListState, MapState, ProcessContext, ValueState
+from flinkray.testing.simulation.answer_jobs import answers
 from flinkray.testing.simulation.job import BuildJob
 from flinkray.testing.simulation.job_inputs import RATE, ROWS, OneSplit, bids_of
 from flinkray.testing.simulation.user_jobs import functions, kinds_of_windows, rows_and_times
+from flinkray.testing.simulation.way_jobs import ways
 
 if TYPE_CHECKING:
     from flinkray.api.environment import StreamEnvironment
@@ -271,4 +273,6 @@ JOBS: dict[str, BuildJob] = {
     "windows": kinds_of_windows,
     "functions": functions,
     "rows-and-times": rows_and_times,
+    "answers": answers,
+    "ways": ways,
 }
