@@ -184,7 +184,7 @@ class WindowedStream:
             require_event_time(self._node, "window")
 
     def allowed_lateness(self, lateness: Duration) -> WindowedStream:
-        """A row is late when its window's end + lateness is at or before the watermark. Until then a late row changes the answer,
+        """A row is late when its window's last microsecond + lateness is at or before the watermark. Until then a late row changes the answer,
         which is given again."""
         return replace(self, _lateness_us=duration_us(lateness, "allowed_lateness"))
 

@@ -76,3 +76,7 @@ def _timed(window: _Bounded, time: str) -> _Bounded | ByClock:
     if time not in ("event", "processing"):
         raise PlanError(f"window: time={time!r}; 'event' or 'processing'")
     return ByClock(window) if time == "processing" else window
+
+
+def __dir__() -> list[str]:
+    return __all__
