@@ -1,6 +1,6 @@
 """State of several times its memory: what it costs, what is in memory at most, and that the answer is right.
 
-    PYTHONPATH=. python benchmarks/spill.py [--budget-mb 256] [--times 4] [--case NAME] [--rows N] [--folder DIR] [--json FILE]
+    PYTHONPATH=. python benchmarks/spill.py [--budget-mb 256] [--times 4] [--case NAME] [--rows N] [--folder DIR] [--results DIR]
 
 Cases, each in a process of its own, with a budget and without one:
 
@@ -12,15 +12,15 @@ Cases, each in a process of its own, with a budget and without one:
 
 The TaskManager's own classes do it (a slot's way of cutting batches, the upload, the restore), without Ray. Memory is the kernel's word: VmHWM, and the largest
 RssAnon + RssFile of samples every 5 ms, above what the process had before there was state. The answer is computed again with numpy.
+With all cases, `spill.json` and `spill.md` are written to `benchmarks/results` (or `--results`).
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import multiprocessing
-import platform
+import sys
 import tempfile
 import threading
 import time
@@ -30,7 +30,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from nexmark.report import machine
+from spill_report import write
 
+from flinkray.checkpoint.base import ChunkRef
 from flinkray.checkpoint.chunk_writer import ObjectBuilder, read_chunk
 from flinkray.checkpoint.file_store import FileStore
 from flinkray.checkpoint.keys import DataKey
@@ -41,9 +44,9 @@ from flinkray.operators.base import Operator, StateCapture
 from flinkray.operators.keyed_aggregate import KeyedAggregateOperator
 from flinkray.operators.process import ProcessOperator
 from flinkray.operators.restore import StateChain, restored_states
+from flinkray.runtime.slot import restored_tables
 from flinkray.runtime.task import coalesced_rows, within_memory
 from flinkray.state import memory as state_memory
-from flinkray.state.arrow_memory import settled_table
 from flinkray.state.memory import StateMemory
 from flinkray.testing.harness import OperatorHarness
 
@@ -63,12 +66,16 @@ class Memory(threading.Thread):
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.most: dict[str, int] = {}
+        self.by_step: dict[str, int] = {}
+        """Of each step that was begun: the most, MB."""
+        self.step = "filling"
         self._over = threading.Event()
 
     def run(self) -> None:
         while not self._over.wait(0.005):
             now = self.now()
             self.most = {name: max(now[name], self.most.get(name, 0)) for name in now}
+            self.by_step[self.step] = max(now["Rss"], self.by_step.get(self.step, 0))
 
     def stop(self) -> dict[str, int]:
         self._over.set()
@@ -199,7 +206,7 @@ def stored(captures: list[StateCapture], checkpoint: int, store: FileStore, data
     return [ref for ref, _ in builder.chunks]
 
 
-def checkpointed(harness: OperatorHarness, keys: int, rows: int, folder: str) -> tuple[OperatorHarness, dict[str, float]]:
+def checkpointed(harness: OperatorHarness, keys: int, rows: int, folder: str, watching: Memory) -> tuple[OperatorHarness, dict[str, float]]:
     """A full snapshot, a delta after some more rows, and the operator restored from both."""
     store, data_key = FileStore(f"{folder}/store"), DataKey("k", b"s" * 32)
     took: dict[str, float] = {}
@@ -207,27 +214,30 @@ def checkpointed(harness: OperatorHarness, keys: int, rows: int, folder: str) ->
     def timed(name: str, began_s: float) -> None:
         took[name] = round(time.perf_counter() - began_s, 3)
 
-    began_s = time.perf_counter()
+    watching.step, began_s = "full snapshot", time.perf_counter()
     captures = harness.operator.snapshot(1, None)
     timed("full_sync_s", began_s)
     refs = stored(captures, 1, store, data_key)
     timed("full_s", began_s)
     del captures
     fed(harness, np.random.default_rng(11).integers(0, keys // 100, rows), keys + 10**6)
-    began_s = time.perf_counter()
+    watching.step, began_s = "delta", time.perf_counter()
     captures = harness.operator.snapshot(2, 1)
     timed("delta_sync_s", began_s)
     refs += stored(captures, 2, store, data_key)
     timed("delta_s", began_s)
     del captures
     settings = harness.settings
-    began_s = time.perf_counter()
-    by_name: dict[str, list[pa.Table]] = {}
+    watching.step, began_s = "restore", time.perf_counter()
+    by_name: dict[str, list[ChunkRef]] = {}
     for ref in refs:
-        by_name.setdefault(ref.state_name, []).append(settled_table(read_chunk(store, ref, {"k": data_key})))
+        by_name.setdefault(ref.state_name, []).append(ref)
     groups = KeyGroupRange(0, 128)
     kinds = {ref.state_name: ref.kind for ref in refs}
-    chains = [StateChain(name, kinds[name], 0, groups, tuple(tables)) for name, tables in by_name.items()]
+    chains = [
+        StateChain(name, kinds[name], 0, groups, restored_tables(chunks, lambda ref: read_chunk(store, ref, {"k": data_key})))
+        for name, chunks in by_name.items()
+    ]
     restored = restored_states(chains, groups, 0)
     again = OperatorHarness(summing(), input_schemas=settings.input_schemas, restored=restored, restored_checkpoint=2)
     timed("restore_s", began_s)
@@ -258,13 +268,14 @@ def measure(case: str, keys: int, rows: int, budget_bytes: int | None, folder: s
     if case == "checkpoint":
         more = min(rows, 200_000)
         with tempfile.TemporaryDirectory(dir=folder) as place:
-            harness, took = checkpointed(harness, keys, more, place)
+            harness, took = checkpointed(harness, keys, more, place, watching)
         found |= took
     most = watching.stop()
     found |= {"before_mb": before["Rss"], "most_mb": most["Rss"], "most_above_mb": most["Rss"] - before["Rss"], "vm_hwm_mb": most["VmHWM"]}
     if memory is not None:
         found["given_up_mb"] = memory.given_up_bytes >> 20
         found["resident_mb"] = memory.resident_bytes() >> 20
+    found["most_above_mb_by_step"] = {step: mb - before["Rss"] for step, mb in watching.by_step.items()}
     if case != "checkpoint":
         found["wrong_keys"] = wrong(harness, case, np.concatenate(everything))
     else:
@@ -293,9 +304,10 @@ def main() -> None:
     parser.add_argument("--case", action="append", choices=("uniform", "skewed", "objects", "checkpoint"))
     parser.add_argument("--rows", type=int, default=1_000_000, help="after every key has come once")
     parser.add_argument("--folder", default=tempfile.gettempdir(), help="on a local disk")
-    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="benchmarks/results where all cases are run")
     options = parser.parse_args()
-    results: dict[str, Any] = {"machine": platform.platform(), "date": time.strftime("%Y-%m-%d %H:%M"), "budget_mb": options.budget_mb}
+    command = " ".join(["python benchmarks/spill.py", *sys.argv[1:]])
+    results: dict[str, Any] = {"command": command, **machine(), "budget_mb": options.budget_mb}
     for case in options.case or ("uniform", "skewed", "objects", "checkpoint"):
         keys = int(options.budget_mb * options.times * 2**20 / BYTES_PER_KEY.get(case, SUM_BYTES_PER_KEY))
         results[case] = {"keys": keys, "rows": options.rows}
@@ -303,8 +315,8 @@ def main() -> None:
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 results[case][name] = pool.apply(measure, (case, keys, options.rows, budget, options.folder))
         print(_line(case, results[case], options.budget_mb), flush=True)
-    if options.json:
-        Path(options.json).write_text(json.dumps(results, indent=2) + "\n")
+    if options.results or not options.case:
+        write(results, options.results or Path(__file__).parent / "results")
 
 
 def _line(case: str, result: dict[str, Any], budget_mb: int) -> str:
