@@ -129,7 +129,7 @@ class Checkpointing:
             raise ConfigError(f"Checkpointing.storage: {self.storage!r} is no URI; write file:///path or s3://bucket/prefix")
 
 
-RESTART_CAUSES = ("user", "process", "node", "channel", "storage", "sink")
+RESTART_CAUSES = ("user", "process", "node", "channel", "storage", "sink", "disk")
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,8 @@ class RestartStrategy:
     """What to do after a failure. `attempts`: restarts for one cause, None for any number.
 
     `budgets`: by cause, failures in a row without a checkpoint completed in between that end the job whatever `attempts` says. Causes are
-    "user" (3 when it is not given), "sink" (20), "process", "node", "channel" and "storage" (no limit when they are not given; a database that is
-    looked up counts as storage).
+    "user" (3 when it is not given), "sink" and "disk" (20; state larger than its memory finds no room on local disk), "process", "node", "channel" and
+    "storage" (no limit when they are not given; a database that is looked up counts as storage).
     """
 
     initial: Duration = "100ms"

@@ -88,6 +88,17 @@ class ResourceError(FlinkrayError):
     """The cluster has no room for what the job asks for; names what is missing."""
 
 
+class SpillError(ResourceError):
+    """Local disk has no room for state that is larger than its memory, or has lost some of it; names the operator and the subtask whose rows needed it, and
+    the folder. Nothing of the job is lost: it goes on from its newest checkpoint."""
+
+    where: tuple[str, int] | None = None
+    """The uid of the operator and the subtask, where one was at work."""
+
+    def __str__(self) -> str:
+        return f"operator {self.where[0]!r}, subtask {self.where[1]}: {self.args[0]}" if self.where else str(self.args[0])
+
+
 class OperatorError(FlinkrayError):
     """An exception in user code or in an operator, with the operator's uid, the subtask and the original traceback."""
 

@@ -37,6 +37,12 @@ class LocalCopies:
         with self._lock:
             return self._copies.get(ref)
 
+    def clear(self) -> None:
+        """None is kept any longer."""
+        with self._lock:
+            self._copies.clear()
+            self._size_bytes = 0
+
     def settle(self, checkpoint: int, needed: Iterable[ChunkRef]) -> None:
         """Nobody goes back to before `checkpoint`: of the chunks up to it only the `needed` ones stay."""
         with self._lock:

@@ -13,12 +13,13 @@ CALM_FACTOR = 2.0
 NEVER_RETRIED: dict[FailureCause, str] = {"input": "the same input would fail again", "output": "the same output would fail again"}
 """And why."""
 
-BUDGETS: dict[str, int] = {"user": 3, "sink": 20}
-"""A cause that fails an attempt so often in a row, with no checkpoint completed in between, will fail for ever. Twenty tries to write an output are
-some ten minutes with the delays of the default."""
+BUDGETS: dict[str, int] = {"user": 3, "sink": 20, "disk": 20}
+"""A cause that fails an attempt so often in a row, with no checkpoint completed in between, will fail for ever. Twenty tries to write an output, or
+state to local disk, are some ten minutes with the delays of the default."""
 
 REMEDIES: dict[str, str] = {
-    "sink": "; when it can be written again, start the job once more: it goes on from its newest checkpoint, and no row is lost or doubled"
+    "sink": "; when it can be written again, start the job once more: it goes on from its newest checkpoint, and no row is lost or doubled",
+    "disk": "; when there is room on local disk, start the job once more: it goes on from its newest checkpoint, and no row is lost or doubled",
 }
 
 AT_ONCE: frozenset[FailureCause] = frozenset({"process", "node", "channel"})

@@ -22,8 +22,9 @@ class TaskManagerState(Enum):
     FAILED = "failed"
 
 
-FailureCause = Literal["user", "process", "node", "storage", "channel", "damaged", "input", "sink", "output"]
-"""Why an attempt failed: each cause has a restart budget of its own. `sink`: an output could not be written; `output`: and never can be."""
+FailureCause = Literal["user", "process", "node", "storage", "channel", "damaged", "input", "sink", "output", "disk"]
+"""Why an attempt failed: each cause has a restart budget of its own. `sink`: an output could not be written; `output`: and never can be; `disk`: local disk of
+a node is full, or has lost what was written."""
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class RestoredState:
 
     name: str
     kind: StateKind
-    chains: tuple[tuple[pa.Table, ...], ...]
+    chains: tuple[Sequence[pa.Table], ...]
     continues: bool = False
 
 

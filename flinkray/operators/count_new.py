@@ -91,10 +91,12 @@ class CountNewOperator(Operator):
 
     def _restore(self, state: RestoredState, checkpoint_id: int | None) -> None:
         names, kinds = [field.name for field in self._fields], [field.type for field in self._fields]
-        chunks = [chunk for chain in state.chains for chunk in chain]
-        for chunk in chunks:
-            self._table.load(*read_rows(chunk, names, [SEEN], self.context.name, kinds))
-        if state.continues and checkpoint_id is not None and all(is_as_now(chunk, self._fields, [SEEN]) for chunk in chunks):
+        as_now = True
+        for chain in state.chains:
+            for chunk in chain:
+                self._table.load(*read_rows(chunk, names, [SEEN], self.context.name, kinds))
+                as_now = as_now and is_as_now(chunk, self._fields, [SEEN])
+        if state.continues and checkpoint_id is not None and as_now:
             self._snapshots.restored(checkpoint_id, state.chains[0], len(self._table))
 
     def _measure(self) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from flinkray.state.arrow_memory import rows_of
+
 _LONGEST_CHAIN = 64
 _WASTE_FACTOR = 2
 
@@ -30,10 +32,10 @@ class DeltaHistory:
         """Stamp for what changes now; 0 is for what was restored."""
         self._taken: dict[int, _Taken] = {}
 
-    def restored(self, checkpoint_id: int | None, chain: Sequence[pa.Table]) -> None:
-        """State went on from this subtask's own chain: a delta may build on it. (Its chunks may be the parts of one full snapshot.)"""
+    def restored(self, checkpoint_id: int | None, *chains: Sequence[pa.Table]) -> None:
+        """State went on from this subtask's own chains: a delta may build on it. (Its chunks may be the parts of one full snapshot.)"""
         if checkpoint_id is not None:
-            self._taken[checkpoint_id] = _Taken(0, min(len(chain), _LONGEST_CHAIN // 2), sum(table.num_rows for table in chain))
+            self._taken[checkpoint_id] = _Taken(0, min(sum(map(len, chains)), _LONGEST_CHAIN // 2), sum(map(rows_of, chains)))
 
     def changed_since(self, base_id: int | None) -> int | None:
         """Things with a generation above this one changed since the base. None: there is no delta on it.

@@ -22,6 +22,7 @@ from flinkray.operators.deltas import DeltaHistory
 from flinkray.operators.join_rows import Int64Array, JoinResult, JoinSides, all_rows, plain_columns
 from flinkray.operators.restore import KEY_GROUP, TableCapture, capture_watermark, restored_watermark, unfinished
 from flinkray.state.arrow_buffers import words_of
+from flinkray.state.arrow_memory import settled_tables
 from flinkray.state.interval_rows import IntervalRows, SideCopy
 from flinkray.state.join_kernels import NAME as ENTRY_NAME
 from flinkray.state.join_kernels import TIME
@@ -65,7 +66,7 @@ class IntervalJoinOperator(Operator):
             for chain in states[name].chains if name in states else ():
                 self._restore(side, chain, states[name].continues)
         if states and all(states[name].continues for name in NAMES):
-            self._history.restored(restored_checkpoint, [chunk for name in NAMES for chunk in states[name].chains[0]])
+            self._history.restored(restored_checkpoint, *(states[name].chains[0] for name in NAMES))
         self._measure()
 
     # --- rows and time
@@ -179,8 +180,9 @@ class IntervalJoinOperator(Operator):
 
         return TableCapture(NAMES[side], "keyed", full, encode)
 
-    def _restore(self, side: int, chain: tuple[pa.Table, ...], continues: bool) -> None:
+    def _restore(self, side: int, chain: Sequence[pa.Table], continues: bool) -> None:
         schema = chunk_schema(self._rows.sides[side].rows.view())
+        chain = settled_tables(chain)
         for chunk in chain:
             if not chunk.schema.equals(schema):
                 raise RestoreError(

@@ -20,6 +20,8 @@ from flinkray.operators.list_state import ListCapture, origin_tables
 from flinkray.operators.restore import TableCapture
 from flinkray.state.accumulate import LINE
 from flinkray.state.arrow_buffers import contiguous, words_of
+from flinkray.state.arrow_memory import rows_of
+from flinkray.state.growth import rows_at_most
 from flinkray.state.layout import AggregateLayout, Program
 from flinkray.state.memory import current
 from flinkray.state.table import Copy, KeyedTable, Snapshots, encode_parts, encode_rows, is_as_now, read_rows
@@ -60,7 +62,7 @@ class KeyedAggregateOperator(Operator):
             raise PlanError(f"{context.name}: aggregates need to know their input's columns; declare output_schema upstream")
         self._layout = self._make_layout(context, schema)
         self._key_fields = [self._schema.field(key) for key in self._keys]
-        expected = sum(chain[0].num_rows for state in restored if state.name == ROWS_STATE for chain in state.chains if chain)
+        expected = sum(_keys_of(chain) for state in restored if state.name == ROWS_STATE for chain in state.chains)
         self._table = KeyedTable([field.type for field in self._key_fields], self._layout.initial, context.hash_seed, expected)
         for state in restored:
             if state.name == ROWS_STATE:
@@ -133,8 +135,9 @@ class KeyedAggregateOperator(Operator):
         return self._pending[0] if len(self._pending) == 1 else np.unique(np.concatenate(self._pending))
 
     def _emit_slots(self, slots: np.ndarray, out: Output) -> None:
-        for start in range(0, len(slots), self.context.batch_rows):
-            part = slots[start : start + self.context.batch_rows]
+        step = rows_at_most(self.context.batch_rows, self._table.rows)
+        for start in range(0, len(slots), step):
+            part = slots[start : start + step]
             words = self._layout.gather(self._table.rows, part)
             self._emit_words(self._table.index.copy_keys(part).columns(), words, out)
 
@@ -184,10 +187,11 @@ class KeyedAggregateOperator(Operator):
 
     def _restore_rows(self, state: RestoredState, checkpoint_id: int | None) -> None:
         kinds = [field.type for field in self._key_fields]
+        as_now = True
         for chain in state.chains:
             for chunk in chain:
                 self._table.load(*read_rows(chunk, self._keys, self._layout.names, self.context.name, kinds, self._layout.initial_words))
-        as_now = all(is_as_now(chunk, self._key_fields, self._layout.names) for chain in state.chains for chunk in chain)
+                as_now = as_now and is_as_now(chunk, self._key_fields, self._layout.names)
         if state.continues and checkpoint_id is not None and as_now:
             self._snapshots.restored(checkpoint_id, state.chains[0], len(self._table))
 
@@ -201,3 +205,8 @@ class KeyedAggregateOperator(Operator):
     def _measure(self) -> None:
         self.context.metrics.state_rows = len(self._table)
         self.context.metrics.state_bytes = self._table.memory_bytes
+
+
+def _keys_of(chain: Sequence[pa.Table]) -> int:
+    """Of a chain that is restored, about: those of the full chunk; where that is in parts, no fewer than of all."""
+    return rows_of(chain) if current() is not None else rows_of(chain[:1])

@@ -183,7 +183,7 @@ class ProcessStore:
                     timers.register_many(batch.column("time").to_numpy(), self._slots_of(self._keys_of(batch)).astype(np.int64))
         mine = [state for state in restored if state.name.startswith(STATE)]
         if mine and all(state.continues for state in mine):
-            self.history.restored(checkpoint_id, [chunk for state in mine for chunk in state.chains[0]])
+            self.history.restored(checkpoint_id, *(state.chains[0] for state in mine))
 
     def _load(self, state: BoundState, chunk: pa.Table) -> None:
         self._check(chunk.select([name for name in chunk.column_names if name != USED]), self._schema(state), f"state {state.name!r}")

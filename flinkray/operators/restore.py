@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from flinkray.columns import MAX_WATERMARK, MIN_WATERMARK
 from flinkray.errors import RestoreError
 from flinkray.ids import KeyGroupRange
 from flinkray.operators.base import RestoredState, StateCapture, StateKind
+from flinkray.state.arrow_memory import TablesOnDemand
 
 KEY_GROUP = "_kg"
 """uint16, first column of every keyed chunk, ascending: the key group of the row."""
@@ -31,7 +33,7 @@ class StateChain:
     """The subtask that wrote it."""
     key_groups: KeyGroupRange
     """The key groups of that subtask: a keyed chain that overlaps none of one's own need not be read."""
-    tables: tuple[pa.Table, ...]
+    tables: Sequence[pa.Table]
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,14 @@ def _restored_state(name: str, origins: list[StateChain], key_groups: KeyGroupRa
         return RestoredState(name, kind, tuple(chain.tables for chain in origins))
     needed = [chain for chain in origins if chain.key_groups.overlaps(key_groups)]
     own = len(needed) == 1 and needed[0].subtask == subtask and needed[0].key_groups == key_groups
-    cut = tuple(tuple(cut_to_key_groups(table, key_groups) for table in chain.tables) for chain in needed)
+    cut = tuple(_cut(chain.tables, key_groups) for chain in needed)
     return RestoredState(name, kind, cut, continues=own)
+
+
+def _cut(tables: Sequence[pa.Table], key_groups: KeyGroupRange) -> Sequence[pa.Table]:
+    if isinstance(tables, TablesOnDemand):
+        return tables.each(partial(cut_to_key_groups, key_groups=key_groups))
+    return tuple(cut_to_key_groups(table, key_groups) for table in tables)
 
 
 WATERMARK = "watermark"

@@ -16,6 +16,7 @@ from flinkray.operators.base import OperatorContext, RestoredState, StateCapture
 from flinkray.operators.deltas import DeltaHistory
 from flinkray.operators.restore import KEY_GROUP, TableCapture
 from flinkray.state.arrow_buffers import words_of
+from flinkray.state.arrow_memory import settled_table
 from flinkray.state.growth import grown
 from flinkray.state.key_hash import hash_keys, key_groups
 from flinkray.state.key_index import KeyIndex
@@ -127,11 +128,11 @@ class RowStates:
             for chain in state.chains:
                 self._load(name, chain, state.continues)
         if mine and all(state.continues for state in mine.values()):
-            self.history.restored(checkpoint_id, [chunk for state in mine.values() for chunk in state.chains[0]])
+            self.history.restored(checkpoint_id, *(state.chains[0] for state in mine.values()))
 
-    def _load(self, name: str, chain: tuple[pa.Table, ...], continues: bool) -> None:
+    def _load(self, name: str, chain: Sequence[pa.Table], continues: bool) -> None:
         rows, schema = self._states[name], self._chunk_schema(name)
-        found = [self._with_wanted_words(chunk, schema) for chunk in chain]
+        found = [settled_table(self._with_wanted_words(chunk, schema)) for chunk in chain]
         for chunk in found:
             if not chunk.schema.equals(schema):
                 raise RestoreError(

@@ -21,6 +21,7 @@ from flinkray.operators.pane_tables import PANE_FIELD, PaneRows, PaneTables
 from flinkray.operators.restore import TableCapture, capture_watermark, restored_watermark, unfinished
 from flinkray.state.arrow_buffers import words_of
 from flinkray.state.grouping import pane_starts, sort_by_pane
+from flinkray.state.growth import rows_at_most
 from flinkray.state.key_encoding import KeyCodec
 from flinkray.state.layout import AggregateLayout
 from flinkray.state.table import KeyedTable, Snapshots, encode_parts, encode_rows, is_as_now, read_rows
@@ -123,8 +124,9 @@ class WindowAggregateOperator(Operator):
             self._emit_table(end, self._panes.window_of(end, parts), out)
 
     def _emit_table(self, end: int, table: KeyedTable, out: Output) -> None:
-        for start in range(0, len(table), self.context.batch_rows):
-            slots = np.arange(start, min(start + self.context.batch_rows, len(table)), dtype=np.int32)
+        step = rows_at_most(self.context.batch_rows, table.rows)
+        for start in range(0, len(table), step):
+            slots = np.arange(start, min(start + step, len(table)), dtype=np.int32)
             words = self._layout.gather(table.rows, slots)
             out.emit(self._result(np.full(len(slots), end), table.index.copy_keys(slots).columns(), words))
 
@@ -173,10 +175,11 @@ class WindowAggregateOperator(Operator):
         return encode_rows([(copy, [(PANE_FIELD, 0)])], self._key_fields, self._layout.names, self.context.max_parallelism)
 
     def _restore(self, state: RestoredState, checkpoint_id: int | None) -> None:
+        as_now = True
         for chain in state.chains:
             for chunk in chain:
                 self._load(chunk)
-        as_now = all(is_as_now(chunk, self._key_fields, self._layout.names) for chain in state.chains for chunk in chain)
+                as_now = as_now and is_as_now(chunk, self._key_fields, self._layout.names)
         if state.continues and checkpoint_id is not None and as_now:
             self._snapshots.restored(checkpoint_id, state.chains[0], len(self._panes))
 

@@ -65,7 +65,7 @@ class WindowJoinOperator(Operator):
                 for chunk in chain:
                     self._restore(side, chunk)
         if states and all(states[name].continues for name in NAMES):
-            self._history.restored(restored_checkpoint, [chunk for name in NAMES for chunk in states[name].chains[0]])
+            self._history.restored(restored_checkpoint, *(states[name].chains[0] for name in NAMES))
         self._measure()
 
     # --- rows and time

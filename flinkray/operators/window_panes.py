@@ -6,13 +6,14 @@ that is not among the best of its pane is not among the best of any window over 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from flinkray.operators.restore import KEY_GROUP
+from flinkray.state.arrow_memory import settled_tables
 
 PANE = "_pane"
 """int64 column of a chunk: start of the pane in microseconds."""
@@ -109,8 +110,9 @@ def encode_panes(
     return chunk.cast(rows.schema.insert(0, pa.field(KEY_GROUP, pa.uint16())))
 
 
-def replay_panes(chain: tuple[pa.Table, ...], schema: pa.Schema) -> dict[int, pa.RecordBatch]:
+def replay_panes(chain: Sequence[pa.Table], schema: pa.Schema) -> dict[int, pa.RecordBatch]:
     """Rows per pane after a full chunk and its deltas: a (pane, key group) in a later chunk replaces that of earlier ones."""
+    chain = settled_tables(chain)
     rows = pa.concat_tables(chain).unify_dictionaries().combine_chunks()
     if not rows.num_rows:
         return {}

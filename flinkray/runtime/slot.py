@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+
+import pyarrow as pa
 
 from flinkray.checkpoint.base import ChunkRef
 from flinkray.columns import MAX_WATERMARK
@@ -18,9 +21,10 @@ from flinkray.operators.restore import StateChain, restored_states
 from flinkray.runtime.chain import Chain
 from flinkray.runtime.edge_writer import EdgeWriter
 from flinkray.runtime.task import InputPort, Task, TaskSnapshot
+from flinkray.state.arrow_memory import TablesOnDemand
 from flinkray.state.memory import current
 
-ReadChunk = Callable[[ChunkRef], object]
+ReadChunk = Callable[[ChunkRef], pa.Table]
 
 
 @dataclass
@@ -126,7 +130,7 @@ class Slot:
                 state.kind,
                 state.subtask,
                 KeyGroupRange(state.key_group_start, state.key_group_stop),
-                tuple(read_chunk(chunk) for chunk in state.chunks),
+                restored_tables(state.chunks, read_chunk),
             )
             for state in deploy.states
             if state.uid == uid and (state.kind == "list" or groups.overlaps(KeyGroupRange(state.key_group_start, state.key_group_stop)))
@@ -282,3 +286,10 @@ def _input_schemas(graph: JobGraph, vertex: int, index: int) -> tuple[object, ..
             if getattr(route.target, "index", None) == index:
                 return (spec.output_schema if route.tag is None else None,)
     return (None,)
+
+
+def restored_tables(chunks: Sequence[ChunkRef], read_chunk: ReadChunk) -> Sequence[pa.Table]:
+    """Within a budget of memory each is read when an operator asks for it, and again whenever it does."""
+    if current() is None:
+        return tuple(read_chunk(chunk) for chunk in chunks)
+    return TablesOnDemand([partial(read_chunk, chunk) for chunk in chunks], sum(chunk.rows for chunk in chunks))

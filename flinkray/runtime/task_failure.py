@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Iterable
 
 from flinkray.core.messages import FailureCause, TaskFailed
-from flinkray.errors import DamagedObjectError, FlinkrayError, OperatorError, SinkError, SourceError, StorageError
+from flinkray.errors import DamagedObjectError, FlinkrayError, OperatorError, SinkError, SourceError, SpillError, StorageError
 from flinkray.ids import TaskId
 from flinkray.runtime.task import Task
 
@@ -28,17 +28,20 @@ def cause_of(error: Exception) -> FailureCause:
         return "input" if error.permanent else "storage"
     if isinstance(error, SinkError):
         return "output" if error.permanent else "sink"
+    if isinstance(error, SpillError):
+        return "disk"
     if isinstance(error, StorageError | OSError):
         return "storage"
     return "user"
 
 
 def portable(error: Exception) -> FlinkrayError | None:
-    """The error itself where it is one of ours and pickles, so that the driver can raise it."""
+    """A copy of the error where it is one of ours and pickles, so that the driver can raise it: the error itself holds on to the frames that it came through,
+    and they to the state of the attempt that has ended."""
     if not isinstance(error, FlinkrayError):
         return None
     try:
-        pickle.loads(pickle.dumps(error))
+        copy: FlinkrayError = pickle.loads(pickle.dumps(error))
     except Exception:  # noqa: BLE001 - a user's argument that does not pickle
         return None
-    return error
+    return copy

@@ -46,7 +46,7 @@ from flinkray.core.task_manager import (
     TaskManagerState,
     Tell,
 )
-from flinkray.errors import DeposedError, OperatorError
+from flinkray.errors import DeposedError, OperatorError, SpillError
 from flinkray.exchange.base import Barrier, Exchange
 from flinkray.graph.job_graph import JobGraph
 from flinkray.graph.logical import SinkNode
@@ -60,7 +60,6 @@ from flinkray.runtime.outbox import Outbox
 from flinkray.runtime.slot import Slot, SlotCheckpoint, SlotPlace
 from flinkray.runtime.task_failure import task_failed
 from flinkray.runtime.uploader import Uploader
-from flinkray.state.arrow_memory import settled_table
 from flinkray.state.memory import StateMemory, use
 
 STATS_INTERVAL_S = 0.1
@@ -300,7 +299,7 @@ class TaskManager:
             reader.expect(chunk for state in deploy.states for chunk in state.chunks)
             if deploy.restored_checkpoint is not None:
                 self._uploader.restored(deploy.restored_checkpoint, deploy.states)
-            self._slot.open(deploy, lambda ref: settled_table(reader.read(ref)))
+            self._slot.open(deploy, reader.read)
             self._calls.settle(frozenset(uid for task in self._slot.tasks for uid in task.chain.metrics))
         except Exception as error:  # noqa: BLE001 - whatever building raises ends the attempt, not the process
             self._task_failed(error)
@@ -376,6 +375,8 @@ class TaskManager:
     def _task_failed(self, error: Exception) -> None:
         failed = task_failed(error, self._slot.tasks if self._slot is not None else ())
         self._running = False
+        if isinstance(error, SpillError):
+            self._copies.clear()  # they lie on the same disk: room for state, or as lost as it
         save = self._saving_incident(error, failed.uid) if isinstance(error, OperatorError) else None
         if save is None:
             self._observe(failed)

@@ -10,6 +10,7 @@ from flinkray.checkpoint.keys import DataKey
 from flinkray.checkpoint.local_copies import LocalCopies
 from flinkray.checkpoint.names import data_object_name
 from flinkray.core.messages import Acknowledged, StateRef
+from flinkray.errors import SpillError
 from flinkray.graph.job_graph import JobGraph
 from flinkray.ids import KeyGroupRange, TaskId
 from flinkray.operators.base import StateCapture
@@ -90,8 +91,12 @@ class Uploader:
         for task, snapshot in part.parts.items():
             groups = self._graph.key_groups(task)
             for uid, captures in snapshot.captures.items():
-                for capture in captures:
-                    states[(uid, capture.name)] = self._store_one(builder, base, task, groups, uid, capture, checkpoint)
+                try:
+                    for capture in captures:
+                        states[(uid, capture.name)] = self._store_one(builder, base, task, groups, uid, capture, checkpoint)
+                except SpillError as error:
+                    error.where = (uid, task.subtask)
+                    raise
         if not builder.empty:
             self._store.put_parts(name, builder.parts() if self._memory is None else self._memory.kept(builder.parts()))
             self._copies.keep(builder.chunks)

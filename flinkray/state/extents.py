@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flinkray.errors import ResourceError
+from flinkray.errors import SpillError
 from flinkray.state.paging import PAGE, ChangedRows, Int64Array, Mask, runs
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ _WAIT, _WRITE = 1, 2
 _IN_MEMORY = {0x01021994: "tmpfs", 0x858458F6: "ramfs"}
 
 
-def _sync_file_range(fd: int, at: int, size: int, how: int) -> None:
-    _libc.sync_file_range(fd, ctypes.c_int64(at), ctypes.c_int64(size), ctypes.c_uint(how))
+def _sync_file_range(fd: int, at: int, size: int, how: int) -> int:
+    """0, or the errno."""
+    return ctypes.get_errno() if _libc.sync_file_range(fd, ctypes.c_int64(at), ctypes.c_int64(size), ctypes.c_uint(how)) else 0
 
 
 class Mapping:
@@ -73,11 +74,19 @@ class Extent:
         """Who wants pages as they were."""
         self._coming = np.zeros(0, np.bool_)
         """By page: asked for, and not seen in memory yet."""
+        self._lost = 0
+        """Why something of it did not get to the disk (an errno); 0 as long as everything did."""
         self._mapping: weakref.ref[Mapping] | None = None
 
     def __del__(self) -> None:
-        if hasattr(self, "fd"):
-            os.close(self.fd)
+        if hasattr(self, "fd"):  # while it is closed, another thread may still find this object in a weak set: it is `gone`
+            fd, self.fd = self.fd, -1
+            os.close(fd)
+
+    @property
+    def gone(self) -> bool:
+        """Nobody has anything of it."""
+        return self.fd < 0
 
     @property
     def mapping(self) -> Mapping | None:
@@ -126,7 +135,7 @@ class Extent:
             _libc.madvise(mapping.address + first * PAGE, count * PAGE, _WILL_NEED)
 
     def give_up(self, pages: Int64Array) -> None:
-        """Writes them, and lets the memory go. Of a page that is used meanwhile nothing is lost; it stays."""
+        """Writes them, and lets the memory go. Of a page that is used meanwhile nothing is lost; it stays. Raises SpillError where they did not get to the disk."""
         mapping = self.mapping
         self._coming[pages] = self.present[pages] = False
         pieces = [(first * PAGE, count * PAGE) for first, count in runs(pages)]
@@ -134,10 +143,17 @@ class Extent:
             for at, size in pieces:
                 _libc.madvise(mapping.address + at, size, _DONT_NEED)
         for at, size in pieces:
-            _sync_file_range(self.fd, at, size, _WRITE)
-        _sync_file_range(self.fd, pieces[0][0], pieces[-1][0] + pieces[-1][1] - pieces[0][0], _WAIT)
+            self._lost = self._lost or _sync_file_range(self.fd, at, size, _WRITE)
+        self._lost = self._lost or _sync_file_range(self.fd, pieces[0][0], pieces[-1][0] + pieces[-1][1] - pieces[0][0], _WAIT)
+        self.check()
         for at, size in pieces:
             os.posix_fadvise(self.fd, at, size, os.POSIX_FADV_DONTNEED)
+
+    def check(self) -> None:
+        """Raises SpillError where something of it did not get to the disk, whoever wrote it: the kernel, too, which says so once, and forgets what it was."""
+        self._lost = self._lost or _sync_file_range(self.fd, self.size, PAGE, _WAIT)  # no page is there to wait for
+        if self._lost:
+            raise lost(self.memory.folder, os.strerror(self._lost))
 
     def read(self, pages: Int64Array) -> np.ndarray:
         """uint8: these pages (ascending) as they are in the file, one behind the other, in ordinary memory; those that were not in memory before are not
@@ -150,11 +166,12 @@ class Extent:
         for first, count in pieces:
             stop, offset = at + count * PAGE, first * PAGE
             while at < stop:
-                got = os.preadv(self.fd, [view[at:stop]], offset)
+                try:
+                    got = os.preadv(self.fd, [view[at:stop]], offset)
+                except OSError as error:
+                    raise lost(self.memory.folder, error.strerror or str(error)) from error
                 if got <= 0:
-                    raise ResourceError(
-                        f"state on disk in {self.memory.folder} ends at byte {offset:,} of {self.size:,}; the file system has lost it"
-                    )
+                    raise lost(self.memory.folder, f"a file ends at byte {offset:,} of {self.size:,}")
                 at, offset = at + got, offset + got
         for first, count in runs(pages[~self.present[pages]]):
             os.posix_fadvise(self.fd, first * PAGE, count * PAGE, os.POSIX_FADV_DONTNEED)
@@ -175,8 +192,15 @@ def _nameless(folder: str) -> int:
     return fd
 
 
-def no_room(folder: str, reason: str) -> ResourceError:
-    return ResourceError(
+def lost(folder: str, reason: str) -> SpillError:
+    return SpillError(
+        f"state larger than its memory, kept in {folder}, was lost by the disk or its file system ({reason}); the job goes on from its newest checkpoint. Look at "
+        "the kernel's log and replace the disk, or give another folder with Resources(spill_folder=...)"
+    )
+
+
+def no_room(folder: str, reason: str) -> SpillError:
+    return SpillError(
         f"state larger than its memory cannot be kept in {folder}: {reason}; free disk there, give another folder with Resources(spill_folder=...), more memory with "
         "Resources(state_memory_mb=...), or raise the parallelism"
     )

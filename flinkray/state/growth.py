@@ -40,6 +40,12 @@ def memory_of(array: np.ndarray) -> StateMemory | None:
     return current() if extent is None else extent.memory
 
 
+def rows_at_most(rows: int, array: np.ndarray) -> int:
+    """So many rows of an array may be in ordinary memory at once, where more than `rows` need not be: they are given away as results, which take as much again."""
+    extent = extent_of(array)
+    return rows if extent is None else min(rows, extent.memory.rows_of(array.strides[0]))
+
+
 class CopyBuffers:
     """Copies of an array that changes, made into memory of earlier copies that nobody holds any more."""
 

@@ -116,7 +116,7 @@ class StateMemory:
 
     def _all(self) -> list[Extent]:
         with self.lock:  # an upload thread may add one
-            return list(self._extents)
+            return [extent for extent in self._extents if not extent.gone]
 
     def _shaped(self, extent: Extent, shape: Sequence[int], kind: np.dtype) -> np.ndarray:
         size = int(np.prod(shape)) * kind.itemsize
@@ -175,8 +175,10 @@ class StateMemory:
             self._bring(extent, pages_between(start * array.strides[0], min(stop * array.strides[0], extent.size)), used=False)
 
     def keep(self) -> None:
-        """Looks what is in memory, and goes back to the budget."""
+        """Looks what is in memory, and goes back to the budget. Raises SpillError where something did not get to the disk."""
         with self.lock:
+            for extent in self._all():
+                extent.check()
             for _ in range(2):  # the disk may have been too busy for some pages
                 self._look()
                 if not self.tight or not self._make_room(0, None, None):

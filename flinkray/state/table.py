@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from flinkray.errors import RestoreError
 from flinkray.state.arrow_buffers import contiguous, words_of
+from flinkray.state.arrow_memory import rows_of
 from flinkray.state.extents import extent_of
 from flinkray.state.frozen import StillRows
 from flinkray.state.growth import BufferedCopy, CopyBuffers, grown
@@ -117,7 +118,7 @@ class KeyedTable:
             for word, column in enumerate(words):
                 self.rows[slots, word + 1] = words_of(column.slice(start, step))
             if memory is not None:
-                memory.keep()  # the columns lie there, too, and were read without a word
+                memory.step()
 
 
 @dataclass(frozen=True)
@@ -271,7 +272,7 @@ class Snapshots:
     def restored(self, checkpoint_id: int, chain: Sequence[pa.Table], live_rows: int) -> None:
         """State goes on from this chain: a delta may build on its checkpoint. (A full snapshot may be in several parts: what lies under deltas is told by how
         many rows of the chain are there no more.)"""
-        self._taken[checkpoint_id] = (RESTORED, sum(table.num_rows for table in chain) - live_rows)
+        self._taken[checkpoint_id] = (RESTORED, rows_of(chain) - live_rows)
 
 
 @njit([types.void(I8_ROWS, types.int64, U1)], nogil=True, cache=True)

@@ -101,6 +101,6 @@ def test_budgets_are_given_by_cause() -> None:
 
 def test_a_budget_of_no_cause_is_refused() -> None:
     with pytest.raises(ConfigError, match="user, process"):
-        RestartStrategy(budgets={"disk": 3})
+        RestartStrategy(budgets={"weather": 3})
     with pytest.raises(ConfigError, match="1 or more"):
         RestartStrategy(budgets={"user": 0})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -23,7 +24,8 @@ from flinkray.operators.process import ProcessOperator
 from flinkray.operators.session_aggregate import SessionAggregateOperator
 from flinkray.operators.window_aggregate import WindowAggregateOperator
 from flinkray.state import memory as state_memory
-from flinkray.state.arrow_memory import settled_table
+from flinkray.state.arrow_memory import TablesOnDemand, settled_tables
+from flinkray.state.arrow_memory import rows_of as rows_of_tables
 from flinkray.state.bytes_in_files import BytesInFiles
 from flinkray.state.extents import extent_of
 from flinkray.state.key_encoding import Keys
@@ -339,14 +341,36 @@ def test_a_delta_knows_of_changes_from_before_its_table_became_a_file() -> None:
         assert sorted(row["n"] for row in again.end().output_rows()) == [1] * 6997 + [2] * 3
 
 
+def test_tables_on_demand_are_made_when_they_are_asked_for_and_settled_together() -> None:
+    made: list[int] = []
+
+    def table(number: int) -> pa.Table:
+        made.append(number)
+        return pa.table({"n": np.arange(number * 1000)})
+
+    tables = TablesOnDemand([partial(table, number) for number in range(3)], 3000)
+    assert (len(tables), rows_of_tables(tables), rows_of_tables(tables[:1])) == (3, 3000, 3000)
+    assert made == []
+    assert [each.num_rows for each in tables.each(lambda made: made.slice(0, 500))] == [0, 500, 500]
+    assert tables[-1].num_rows == 2000
+    assert made == [0, 1, 2, 2]
+    with limited(16) as memory:
+        settled = settled_tables(tables)
+        assert [each.num_rows for each in settled] == [0, 1000, 2000]
+        assert memory.disk_used_bytes >= 24_000
+
+
 def test_a_restore_keeps_the_budget() -> None:
-    """Of state of several times the budget; what is restored lies within it, too, and is read without a word."""
+    """Of state of several times the budget; of what is restored one chunk at a time is in memory."""
     most, rows, width = 0, 16_000, 24
+
+    def chunk(start: int) -> pa.Table:
+        part = np.arange(start, start + 1000)
+        return pa.table({"key": part, **{f"w{w}": part + w for w in range(width)}})
+
     with limited(192) as memory:
-        parts = [np.arange(start, start + 1000) for start in range(0, rows, 1000)]
-        tables = [settled_table(pa.table({"key": part, **{f"w{w}": part + w for w in range(width)}})) for part in parts]
-        memory.keep()
-        assert sum(each.nbytes for each in tables) > 2 * memory.budget_bytes
+        tables = TablesOnDemand([partial(chunk, start) for start in range(0, rows, 1000)], rows)
+        assert rows_of_tables(tables) * (1 + width) * 8 > 2 * memory.budget_bytes
         slots = KeyedTable.slots
 
         def watched(table: KeyedTable, keys: Keys) -> np.ndarray:

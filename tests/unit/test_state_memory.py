@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import shutil
@@ -18,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flinkray.config import Resources
-from flinkray.errors import ConfigError, ResourceError
+from flinkray.errors import ConfigError, ResourceError, SpillError
+from flinkray.state import extents
 from flinkray.state import memory as state_memory
 from flinkray.state.extents import extent_of
 from flinkray.state.growth import grown
@@ -229,6 +231,98 @@ def test_a_full_disk_is_an_error_and_not_a_signal(tmp_path: Path) -> None:
     memory = StateMemory(MB, str(tmp_path))
     with pytest.raises(ResourceError, match="spill_folder"):
         memory.zeros(shutil.disk_usage(tmp_path).total // 8, np.int64)
+
+
+def test_what_the_disk_lost_is_an_error_from_then_on_and_never_a_wrong_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that fails is told once by the kernel, which forgets the page: what is read then is what was there before."""
+    memory = StateMemory(64 * PAGE, str(tmp_path))
+    array = memory.zeros((128 * PAGE // 8, 1), np.int64)
+    with monkeypatch.context() as patch:
+        patch.setattr(extents, "_sync_file_range", lambda *_: errno.EIO)
+        array[:] = 1
+        with pytest.raises(SpillError, match=f"{tmp_path}, was lost by the disk .*Input/output error.*newest checkpoint"):
+            memory.keep()
+    with pytest.raises(SpillError, match="was lost"):
+        memory.keep()
+    del array
+    gc.collect()
+    memory.keep()  # nobody has what was lost
+
+
+def test_a_file_that_is_being_closed_is_not_looked_at_by_other_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object that is finalized is still found in weak sets: `keep` of another thread then said of a closed file that it was lost."""
+    memory = StateMemory(64 * PAGE, str(tmp_path))
+    array = memory.zeros(128 * PAGE // 8, np.int64)
+    close, during = os.close, []
+
+    def slow_close(fd: int) -> None:
+        close(fd)
+        memory.keep()
+        during.append(memory.disk_used_bytes)
+
+    monkeypatch.setattr(os, "close", slow_close)
+    del array
+    gc.collect()
+    assert during == [0]
+
+
+def test_a_file_that_has_become_shorter_is_an_error(tmp_path: Path) -> None:
+    memory = StateMemory(64 * PAGE, str(tmp_path))
+    extent = extent_of(memory.zeros(128 * PAGE // 8, np.int64))
+    assert extent is not None
+    os.ftruncate(extent.fd, 100 * PAGE)
+    assert len(extent.read(np.arange(90, 100))) == 10 * PAGE
+    with pytest.raises(SpillError, match="a file ends at byte 409,600 of 524,288"):
+        extent.read(np.arange(90, 101))
+
+
+def test_a_limit_of_the_process_on_files_is_an_error_like_a_full_disk(tmp_path: Path) -> None:
+    script = f"""
+        import resource
+        from flinkray.errors import SpillError
+        from flinkray.state.memory import StateMemory
+        memory = StateMemory(1 << 20, {str(tmp_path)!r})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20))
+        array = memory.zeros(4 << 17, "i8")
+        try:
+            memory.resized(array, 8 << 17)
+        except SpillError as error:
+            array[-1] = 7
+            print(error)
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=True)
+    assert f"cannot be kept in {tmp_path}: File too large; free disk there" in ended.stdout
+
+
+def filled(memory: StateMemory, size: int) -> None:
+    array, step = memory.zeros(size // 8, np.int64), 1 << 16
+    for start in range(0, len(array), step):
+        memory.pass_over(array, start, start + step)
+        array[start : start + step] = start
+
+
+@pytest.mark.slow
+def test_a_disk_that_breaks_loses_no_value_without_a_word(tmp_path: Path) -> None:
+    """A real one: a file system of 200 MB in a file for which there are only 24 MB. Needs root."""
+    inner, outer = tmp_path / "inner", tmp_path / "outer"
+    inner.mkdir()
+    outer.mkdir()
+    commands = (
+        f"mount -t tmpfs -o size=24m tmpfs {outer}",
+        f"truncate -s 200M {outer}/image",
+        f"mkfs.ext4 -q {outer}/image",
+        f"mount -o loop {outer}/image {inner}",
+    )
+    try:
+        for command in commands:
+            if subprocess.run(command.split(), capture_output=True, check=False).returncode:
+                pytest.skip(f"not allowed here: {command}")
+        with pytest.raises(SpillError, match="was lost by the disk"):
+            filled(StateMemory(4 * MB, str(inner)), 96 * MB)
+        gc.collect()
+    finally:
+        for folder in (inner, outer):
+            subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False)
 
 
 def test_a_folder_in_memory_or_nowhere_is_refused(tmp_path: Path) -> None:
