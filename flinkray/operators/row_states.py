@@ -27,6 +27,8 @@ NUMBER, LIVE = "_number", "_live"
 WORD = "_word_"
 """How the names of the words' columns begin."""
 _FEW_KEYS = 1 << 14
+_PART_BYTES = 8 << 20
+"""About what a chunk is encoded from at once, so that the next part takes the memory of the one before: fresh memory costs more than encoding does."""
 
 
 class RowStates:
@@ -109,7 +111,7 @@ class RowStates:
         memory, row_bytes = current(), 64 + self._states[name].rows.memory_bytes // max(1, len(self._states[name].rows))
 
         def parts() -> Iterator[pa.Table]:
-            step = len(copy) if memory is None else memory.rows_of(2 * row_bytes)
+            step = _PART_BYTES // row_bytes if memory is None else memory.rows_of(2 * row_bytes)
             for start in range(0, len(copy) or full, max(1, step)):
                 yield part(start, start + step)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from typing import Any
+from unittest.mock import patch
 
 import pyarrow as pa
 import pytest
@@ -15,6 +16,7 @@ import flinkray as fr
 from flinkray.columns import CHANGE, EVENT_TIME
 from flinkray.errors import PlanError, ProtocolError
 from flinkray.graph.joins import HALVES, HOWS, Join, Unbounded, half_columns, join_columns
+from flinkray.operators import row_states
 from flinkray.operators.regular_join import RegularJoinOperator
 from flinkray.testing.harness import OperatorHarness, SnapshotTables, restore
 
@@ -144,8 +146,14 @@ class Running:
 
 
 @settings(max_examples=40, deadline=None)
-@given(how=st.sampled_from(ALL_HOWS), story=STORY, changing=st.booleans())
-def test_what_remains_is_what_sql_says_of_the_rows_that_remain(how: str, story: list[Any], changing: bool) -> None:
+@given(how=st.sampled_from(ALL_HOWS), story=STORY, changing=st.booleans(), part_bytes=st.sampled_from([1, 300, 8 << 20]))
+def test_what_remains_is_what_sql_says_of_the_rows_that_remain(how: str, story: list[Any], changing: bool, part_bytes: int) -> None:
+    """`part_bytes`: snapshots are chunks of about so much."""
+    with patch.object(row_states, "_PART_BYTES", part_bytes):
+        tell(how, story, changing)
+
+
+def tell(how: str, story: list[Any], changing: bool) -> None:
     schemas = (LEFT.append(CHANGING), RIGHT.append(CHANGING)) if changing else (LEFT, RIGHT)
     running = Running(lambda: operator(how), schemas)
     there: tuple[list[Row], list[Row]] = ([], [])
