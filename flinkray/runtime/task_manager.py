@@ -373,11 +373,11 @@ class TaskManager:
         self._carry_out(self.core.step(Observed(self.core.attempt, body)))
 
     def _task_failed(self, error: Exception) -> None:
-        failed = task_failed(error, self._slot.tasks if self._slot is not None else ())
         self._running = False
         if isinstance(error, SpillError):
             self._copies.clear()  # they lie on the same disk: room for state, or as lost as it
-        save = self._saving_incident(error, failed.uid) if isinstance(error, OperatorError) else None
+        save = self._saving_incident(error) if isinstance(error, OperatorError) else None
+        failed = task_failed(error, self._slot.tasks if self._slot is not None else ())  # says where the incident is
         if save is None:
             self._observe(failed)
             return
@@ -385,20 +385,20 @@ class TaskManager:
         # Whoever hears of the failure finds the incident, unless storage refused it.
         self._background.run(save, lambda answer: self._post(lambda: self._carry_out(self.core.step(Observed(attempt, failed)))))
 
-    def _saving_incident(self, error: OperatorError, uid: str) -> Callable[[], None] | None:
+    def _saving_incident(self, error: OperatorError) -> Callable[[], None] | None:
         """Saves what the operator was given when it raised, for `flinkray replay`; None where that cannot be done. Runs in the background."""
         data_key = self._secrets.get(self.core.attempt, Secrets(b"")).data_key
         store, application = self._store, self._bundle.application
         if self._slot is None or store is None or data_key is None:
             return None
-        task = next((task for task in self._slot.tasks if task.chain.offence is not None and uid in task.chain.metrics), None)
+        task = next((task for task in self._slot.tasks if task.chain.offence is not None and error.uid in task.chain.metrics), None)
         if task is None:
             return None
         try:
             content = incident_of(application, task.chain, error, self.core.notified, self._clock()).to_bytes()
         except Exception:  # noqa: BLE001 - whatever user code's objects raise when they are pickled; the failure itself counts more
             return None
-        name = incident_name(self._slot.claim, uid, task.id.subtask)
+        name = incident_name(self._slot.claim, error.uid, task.id.subtask)
         error.incident = f"{application}/{name}"
         return lambda: save_incident(store, data_key, application, name, content)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -214,6 +217,23 @@ def test_a_plain_script_ends_with_the_message(tmp_path: Path, files: Path) -> No
     *_, error, again = answer.stderr.splitlines()
     assert error.startswith("ZeroDivisionError: ")
     assert again.startswith("run it again: flinkray replay boom/")
+
+
+def test_what_failed_is_run_again_by_the_command_that_the_error_says_until_it_is_mended(tmp_path: Path, files: Path) -> None:
+    (files / "rows.csv").write_text("a\n1\n2\n3\n")
+    script = write_script(tmp_path, "boom", BOOM.replace("return ratio(row)", "import ratios; return ratios.ratio(row)"))
+    module = write_script(tmp_path, "ratios", "def ratio(row):\n    return {'v': 1 // (row['a'] - 2)}\n")
+    more = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    answer = flinkray("run", script, "--runtime", "local", "--storage", f"file://{tmp_path}/storage", "--", str(files), **more)
+    assert answer.returncode == 1, answer.stderr
+    (again,) = re.findall(r"^run it again: flinkray (.+)$", answer.stderr, re.MULTILINE)
+    found = flinkray(*shlex.split(again), **more)
+    assert found.returncode == 1, found.stderr
+    for part in ("operator 'prices'", "given: 3 rows", "ZeroDivisionError", f'File "{module}", line 2, in ratio'):
+        assert part in found.stdout
+    write_script(tmp_path, "ratios", "def ratio(row):\n    return {'v': row['a'] - 2}\n")
+    mended = flinkray(*shlex.split(again), **more)
+    assert (mended.returncode, mended.stdout.splitlines()[-1]) == (0, "it does not fail any more")
 
 
 def said_about_boom(script: str) -> list[str]:
