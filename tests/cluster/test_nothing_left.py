@@ -74,8 +74,18 @@ def ready(status: dict[str, Any]) -> bool:
 
 
 def until_status(running: fr.JobHandle, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    found = until(lambda: [status for status in [running.status()] if condition(status)], "the job to run")
-    return found[0]
+    """The first status of which `condition` holds; the error says which one was seen last."""
+    seen: list[dict[str, Any]] = []
+
+    def found() -> bool:
+        seen[:] = [running.status()]
+        return condition(seen[0])
+
+    try:
+        until(found, "the job to run")
+    except AssertionError as error:
+        raise AssertionError(f"{error}; last seen: {seen}") from None
+    return seen[0]
 
 
 def nothing_is_left(name: str, processes: set[int], before: Traces) -> None:
@@ -134,7 +144,7 @@ def test_after_a_failure_of_a_job_that_had_lost_a_task_manager_and_its_leader(tm
     stranger = make_stranger(running)
     os.kill(next(tm["pid"] for tm in status["task_managers"] if tm["role"] == "active"), signal.SIGKILL)
     os.kill(status["leader"]["pid"], signal.SIGKILL)
-    processes |= pids(until_status(running, lambda s: s["restarts"] == 1 and ready(s)))
+    processes |= pids(until_status(running, lambda s: s["restarts"] >= 1 and ready(s)))
     until(lambda: not psutil.pid_exists(stranger), "the end of a TaskManager that the journal does not know")
     flag.touch()
     with pytest.raises(fr.FlinkrayError, match="told to"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -134,4 +135,24 @@ def test_jobs_begin_on_different_nodes() -> None:
 )
 def test_a_standby_that_came_back_in_the_wrong_place_is_moved(monkeypatch: pytest.MonkeyPatch, node_id: str, moves: bool) -> None:
     living(monkeypatch, NODES)  # a head without CPUs is not among them
-    assert Replicas("job", 0, "a1", HighAvailability(), lambda number, node: None)._misplaced(node_id) is moves
+    assert Replicas("job", 0, "a1", HighAvailability(), lambda number, node: None, print)._misplaced(node_id) is moves
+
+
+def test_a_defect_is_told_once_and_does_not_end_the_search_for_a_standby(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    turns: list[int] = []
+    enough = threading.Event()
+
+    def tend(number: int) -> None:
+        turns.append(number)
+        if len(turns) == 3:
+            enough.set()
+        raise TypeError("unforeseen")
+
+    monkeypatch.setattr(replicas, "LOOK_S", 0.01)
+    standbys = Replicas("job", 0, "a1", HighAvailability(), lambda number, node: None, said.append)
+    monkeypatch.setattr(standbys, "_tend", tend)
+    standbys.start()
+    assert enough.wait(30)
+    standbys.stop()
+    assert said == ["no standby JobManager for now: TypeError: unforeseen"]

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import cloudpickle
@@ -23,7 +24,7 @@ from flinkray.runtime.ray.names import NAMESPACE, task_manager_name
 from flinkray.runtime.ray.placement import for_task_manager, on_node
 from flinkray.runtime.ray.sealed_box import seal_for
 from flinkray.runtime.ray.task_manager_actor import TaskManagerActor
-from flinkray.runtime.ray.task_managers import GRACE_S, Handles, end_in_background, end_named, running
+from flinkray.runtime.ray.task_managers import GRACE_S, Handles, end, end_named, in_background, running
 from flinkray.runtime.task_manager import JobBundle, Secrets
 
 POLL_S = 0.5
@@ -127,13 +128,13 @@ class RayBackend(WorkerBackend):
     def kill(self, instance: str) -> None:
         with self._lock:
             worker = self._workers.pop(instance, None)
-        if worker is None:
-            if instance in self._found:
-                end_named(self._found[instance])
+        if worker is not None:
+            ending = partial(end, worker.actor, worker.started and not worker.lost)
+        elif instance in self._found:
+            ending = partial(end_named, self._found[instance])
+        else:
             return
-        farewell = worker.started and not worker.lost
-        ending = end_in_background(worker.actor, farewell)  # functions may take their time to close
-        self._endings = [*(other for other in self._endings if other.is_alive()), ending]
+        self._endings = [*(other for other in self._endings if other.is_alive()), in_background(ending)]
 
     def operator_metrics(self) -> dict[str, dict[str, int]]:
         with self._lock:

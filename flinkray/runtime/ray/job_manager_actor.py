@@ -180,7 +180,7 @@ class JobManagerActor:
 
     def _on_status(self, status: dict[str, Any]) -> None:
         if self._replicas is None and self._available and status["status"] == "RUNNING":
-            self._replicas = Replicas(self._job, self._number, self._identity["node_id"], self._ha, self._make)
+            self._replicas = Replicas(self._job, self._number, self._identity["node_id"], self._ha, self._make, self._process.log.say)
             self._replicas.start()
         if self._copy is None:
             self._copy = StatusCopy(self._job)

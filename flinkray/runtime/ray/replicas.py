@@ -24,13 +24,14 @@ Make = Callable[[int, str | None], Any]
 class Replicas:
     """`start` when this process leads, `stop` when it does not any more."""
 
-    def __init__(self, job: str, number: int, node_id: str, config: HighAvailability, make: Make) -> None:
-        """`number`, `node_id`: of this process."""
+    def __init__(self, job: str, number: int, node_id: str, config: HighAvailability, make: Make, say: Callable[[str], None]) -> None:
+        """`number`, `node_id`: of this process. `say` tells people."""
         self._job = job
         self._node_id = node_id
         self._config = config
         self._others = [other for other in range(config.standbys + 1) if other != number]
         self._make = make
+        self._say = say
         self._over = threading.Event()
         self._known: dict[int, dict[str, Any]] = {}
         """Pid, node_id and zone of those that answer."""
@@ -45,9 +46,16 @@ class Replicas:
         return list(self._known.values())
 
     def _run(self) -> None:
+        said = ""
         while not self._over.wait(LOOK_S):
             for number in self._others:
-                self._tend(number)
+                try:
+                    self._tend(number)
+                except Exception as error:  # noqa: BLE001 - without this thread a job would never have a standby again
+                    found = f"no standby JobManager for now: {type(error).__name__}: {error}"
+                    if found != said:
+                        self._say(found)
+                    said = found
 
     def _tend(self, number: int) -> None:
         try:

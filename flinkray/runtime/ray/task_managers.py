@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -78,14 +78,14 @@ def end(actor: Any, farewell: bool = True) -> None:
     ray.kill(actor, no_restart=True)
 
 
-def end_in_background(actor: Any, farewell: bool) -> threading.Thread:
-    """While the GCS is away it stays as it is, and ends by its orphan timeout."""
+def in_background(ending: Callable[[], None]) -> threading.Thread:
+    """Functions may take their time to close. While the GCS is away the process stays as it is, and ends by its orphan timeout."""
 
-    def ending() -> None:
+    def run() -> None:
         with suppress(RayError):
-            end(actor, farewell)
+            ending()
 
-    thread = threading.Thread(target=ending, name="flinkray-end", daemon=True)
+    thread = threading.Thread(target=run, name="flinkray-end", daemon=True)
     thread.start()
     return thread
 
